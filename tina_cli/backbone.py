@@ -1,0 +1,146 @@
+"""BACKBONE: pictures -> unit features [n, D], by a frozen image trunk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from tina_cli.config import Preprocess, from_dict
+from tina_cli.device import prepare_torchvision
+from tina_cli.errors import GeneratorError, ModelFileError
+from tina_cli.files import read_json
+from tina_cli.images import batches
+
+TRUNK_PREFIX = "visual.trunk."
+PROJECTION = "visual.head.proj.weight"
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a head needs to know of the backbone it was made for."""
+
+    arch: str  # "timm:NAME" or "open_clip:NAME"
+    sha256: str
+    dim: int
+    preprocess: Preprocess
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Any) -> BackboneSpec:
+        """Read a spec from JSON values; raises `ModelFileError`."""
+        try:
+            how = from_dict(Preprocess, values["preprocess"], "the backbone's preprocessing")
+            return cls(str(values["arch"]), str(values["sha256"]), int(values["dim"]), how)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"the backbone's description is damaged: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen trunk on a device."""
+
+    spec: BackboneSpec
+    module: nn.Module
+    device: torch.device
+
+    @torch.inference_mode()
+    def features(self, pictures: Tensor) -> Tensor:
+        """Return the unit features of preprocessed pictures [n, 3, s, s]: [n, D], float32, on the CPU."""
+        batch = pictures.to(self.device, memory_format=torch.channels_last)
+        return normalize(self.module(batch).float(), dim=-1).cpu()
+
+    def read(self, paths: Sequence[Path], batch: int = 16, tick: Callable[[int], None] | None = None) -> Tensor:
+        """Return the unit features of picture files, [n, D]; raises `ImageError`."""
+        out = []
+        for pictures in batches(paths, self.spec.preprocess, batch, workers=os.cpu_count() or 1):
+            out.append(self.features(pictures))
+            if tick:
+                tick(len(pictures))
+        return torch.cat(out) if out else torch.zeros(0, self.spec.dim)
+
+
+def weights_sha256(state: dict[str, Tensor]) -> str:
+    """Return a hash of tensors that does not depend on the file they are kept in."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def build_trunk(arch: str) -> nn.Module:
+    """Build an untrained trunk by its name; raises `ModelFileError` where no library knows it."""
+    prepare_torchvision()
+    library, _, name = arch.partition(":")
+    try:
+        if library == "timm":
+            import timm
+
+            trunk = timm.create_model(name, pretrained=False)
+            trunk.reset_classifier(0)
+            return trunk
+        if library == "open_clip":
+            import open_clip
+
+            return open_clip.create_model(name, pretrained=None).visual
+    except RuntimeError as error:
+        raise ModelFileError(f"unknown backbone {arch!r}: {error}") from error
+    raise ModelFileError(f"unknown backbone {arch!r}", hint="a newer tina may know it")
+
+
+def with_weights(spec: BackboneSpec, state: dict[str, Tensor], device: torch.device, where: str) -> Backbone:
+    """Build the backbone of a spec with its weights; raises `ModelFileError` where they are not the spec's."""
+    if weights_sha256(state) != spec.sha256:
+        raise ModelFileError(f"the backbone in {where} is damaged or another one", hint="its SHA-256 does not match")
+    module = build_trunk(spec.arch)
+    module.load_state_dict(state)
+    return Backbone(spec, module.eval().to(device, memory_format=torch.channels_last), device)
+
+
+def clip_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of an open_clip folder whose names start so, without the prefix; raises `GeneratorError`."""
+    path = folder / "open_clip_model.safetensors"
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]
+            return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise GeneratorError(f"cannot read {path}: {error}", hint="is the generator complete?") from error
+
+
+def clip_projection(folder: Path) -> Tensor:
+    """Return the matrix [d, D] from an open_clip folder's trunk features to its vectors; raises `GeneratorError`."""
+    tensors = clip_tensors(folder, PROJECTION)
+    if "" not in tensors:
+        raise GeneratorError(f"the CLIP in {folder} has no linear projection", hint="only timm image towers with one fit")
+    return tensors[""].float()
+
+
+def clip_backbone(folder: Path, device: torch.device, spec: BackboneSpec | None = None) -> Backbone:
+    """Load the image trunk of an open_clip folder with a timm trunk; raises `GeneratorError`."""
+    config = read_json(folder / "open_clip_config.json")
+    state = clip_tensors(folder, TRUNK_PREFIX)
+    if spec is None:
+        values = config.get("preprocess_cfg", {})
+        how = Preprocess(
+            size=int(config["model_cfg"]["vision_cfg"]["image_size"]),
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            interpolation=values["interpolation"],
+        )
+        arch = f"timm:{config['model_cfg']['vision_cfg']['timm_model_name']}"
+        spec = BackboneSpec(arch, weights_sha256(state), int(build_trunk(arch).num_features), how)
+    return with_weights(spec, state, device, str(folder))

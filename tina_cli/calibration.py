@@ -1,0 +1,68 @@
+"""CALIBRATION: temperature, rejection threshold and expected accuracy of generated heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from tina_cli.denoiser import Guidance
+
+KEPT = 0.95  # share of the pictures of a model's own classes that the threshold lets through
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`temperature` divides the scores; pictures whose best score is below `threshold` are of none of the classes;
+    `accuracy` are the coefficients of `task_signs` in the log-odds of the expected accuracy."""
+
+    temperature: float
+    threshold: float
+    accuracy: tuple[float, ...]
+
+
+def task_signs(rows: Tensor, guidance: Guidance) -> Tensor:
+    """Return what tells an easy task from a hard one before any picture is seen, [5].
+
+    One; the logarithm of the number of classes; how like each other the nearest rows are; how new the names are; how much
+    pictures said.
+    """
+    likeness = rows @ rows.T - 2 * torch.eye(len(rows))
+    novelty, pictures = guidance.evidence[0].mean(0)
+    return torch.stack([torch.ones(()), torch.tensor(len(rows)).log(), likeness.amax(-1).mean(), novelty, pictures])
+
+
+def expected_accuracy(signs: Tensor, coefficients: tuple[float, ...]) -> float:
+    """Return the accuracy to expect of a head with these signs, 0 to 1."""
+    return float(torch.sigmoid(signs.double() @ torch.tensor(coefficients, dtype=torch.float64)))
+
+
+def fit_calibration(signs: Tensor, scores: list[Tensor], labels: list[Tensor]) -> Calibration:
+    """Fit all three on tasks that took part in no training: signs [T, F], scores [n, K] and labels [n] of each task."""
+    best_scores = torch.cat([s.amax(-1)[s.argmax(-1) == y] for s, y in zip(scores, labels, strict=True)])
+    right = torch.tensor([float((s.argmax(-1) == y).float().mean()) for s, y in zip(scores, labels, strict=True)])
+    temperatures = torch.logspace(-2.5, 0.5, 121)
+    losses = [
+        sum(float(cross_entropy(s / t, y)) for s, y in zip(scores, labels, strict=True)) for t in temperatures.tolist()
+    ]
+    temperature = float(temperatures[int(torch.tensor(losses).argmin())])
+    return Calibration(
+        temperature=round(temperature, 6),
+        threshold=round(float(best_scores.quantile(1 - KEPT)), 6),
+        accuracy=tuple(round(value, 6) for value in _fit_log_odds(signs.double(), right.double()).tolist()),
+    )
+
+
+def _fit_log_odds(signs: Tensor, right: Tensor, ridge: float = 1e-2, rounds: int = 25) -> Tensor:
+    """Fit a binomial regression of accuracies by Newton's method (iteratively reweighted least squares)."""
+    coefficients = torch.zeros(signs.shape[1], dtype=torch.float64)
+    penalty = ridge * torch.eye(signs.shape[1], dtype=torch.float64)
+    for _ in range(rounds):
+        guess = torch.sigmoid(signs @ coefficients)
+        weight = (guess * (1 - guess)).clamp_min(1e-4)
+        hessian = signs.T @ (weight[:, None] * signs) + penalty
+        gradient = signs.T @ (right - guess) - penalty @ coefficients
+        coefficients = coefficients + torch.linalg.solve(hessian, gradient)
+    return coefficients

@@ -1,0 +1,81 @@
+"""DENOISER: a diffusion transformer over the set of a task's classes.
+
+A token is a class. There are no positions: permuting the classes permutes the rows, and any number of classes will do.
+Each class brings its condition (a CLIP vector), what kind of evidence that is, and its anchor: the row that ridge
+regression or the mean of its pictures would give. The network predicts the clean row as the anchor plus a correction.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+EVIDENCE = 2  # how far the words are from all that is known; how many pictures there are
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What the denoiser is told of each class: `condition [B, K, d]`, `evidence [B, K, 2]`, `anchor [B, K, D]` tokens."""
+
+    condition: Tensor
+    evidence: Tensor
+    anchor: Tensor
+
+
+class Block(nn.Module):
+    """A transformer block whose normalisations are modulated by the time (adaLN-single, Chen et al. 2023, PixArt)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_1 = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm_2 = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.modulation = nn.Parameter(torch.zeros(6, width))
+
+    def forward(self, x: Tensor, time: Tensor, mask: Tensor) -> Tensor:
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (time + self.modulation).unsqueeze(2).unbind(1)
+        h = self.norm_1(x) * (1 + scale_1) + shift_1  # (B, K, W)
+        q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, K, W/H) each
+        h = scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        x = x + gate_1 * self.out(h.transpose(1, 2).flatten(2))
+        return x + gate_2 * self.mlp(self.norm_2(x) * (1 + scale_2) + shift_2)
+
+
+class Denoiser(nn.Module):
+    """Noisy row tokens, guidance and time -> clean row tokens (x_0)."""
+
+    def __init__(self, row_dim: int, condition_dim: int, width: int = 256, layers: int = 3, heads: int = 4) -> None:
+        super().__init__()
+        self.from_row = nn.Linear(row_dim, width)
+        self.from_anchor = nn.Linear(row_dim, width)
+        self.from_condition = nn.Linear(condition_dim + EVIDENCE, width)
+        self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.modulation = nn.Linear(width, 6 * width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.to_row = nn.Linear(width, row_dim)
+        nn.init.zeros_(self.to_row.weight)  # at the start the prediction is the anchor
+        nn.init.zeros_(self.to_row.bias)
+
+    def forward(self, x_t: Tensor, t: Tensor, guidance: Guidance, mask: Tensor) -> Tensor:
+        """Return x_0 [B, K, D] for x_t [B, K, D], t [B] in [0, 1] and a mask [B, K], True where there is a class."""
+        told = torch.cat([guidance.condition * guidance.condition.shape[-1] ** 0.5, guidance.evidence], dim=-1)
+        x = self.from_row(x_t) + self.from_anchor(guidance.anchor) + self.from_condition(told)  # (B, K, W)
+        time = self.modulation(silu(self.time(time_features(t)))).unflatten(-1, (6, -1))  # (B, 6, W)
+        for block in self.blocks:
+            x = block(x, time, mask)
+        return guidance.anchor + self.to_row(self.norm(x))
+
+
+def time_features(t: Tensor, width: int = 64) -> Tensor:
+    """Return sines and cosines of a time in [0, 1], [B] -> [B, width]."""
+    frequencies = torch.exp(torch.linspace(0.0, math.log(1000.0), width // 2, device=t.device))
+    angles = t[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,0 +1,191 @@
+"""The `diffusion` stage: training the denoiser on the zoo, and calibrating what it generates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from tina_cli.calibration import Calibration, fit_calibration, task_signs
+from tina_cli.codec import decode_rows, encode_rows
+from tina_cli.denoiser import Denoiser, Guidance
+from tina_cli.diffusion import q_sample
+from tina_cli.files import digest
+from tina_cli.loop import LoopOptions, train_loop
+from tina_cli.prior import blend, picture_condition, picture_share
+from tina_cli.ridge import KernelRidge, left_out
+from tina_cli.rng import derive, numpy_rng, torch_rng
+from tina_cli.sampling import sample_rows_for
+from tina_cli.zoo.finetune import task_features
+
+if TYPE_CHECKING:
+    from tina_cli.training import Run, Zoo
+
+MOST_PICTURES = 5
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Text anchors of all concepts [N, D] with their novelty [N], as if more and more of what is known were unknown.
+
+    `rows` and `novelty` hold, in order: everything known; the class itself left out; its whole neighbourhood left out.
+    Trained on these, the denoiser meets words as new as a user's.
+    """
+
+    rows: Tensor  # [3, N, D]
+    novelty: Tensor  # [3, N]
+
+
+def cross_fitted(zoo: Zoo, prior: KernelRidge, groups: int, seed: int) -> Anchors:
+    """Compute the anchors of the living concepts, in closed form; the others' stay zero."""
+    alive = zoo.alive.nonzero()[:, 0]
+    rows, keys = zoo.rows[alive], prior.keys
+    singles = torch.arange(len(alive))
+    clusters = cluster(keys, min(groups, len(alive) // 2), seed)
+    likeness = keys @ keys.T
+    out = torch.zeros(3, len(zoo.concepts), zoo.rows.shape[1])
+    novelty = torch.zeros(3, len(zoo.concepts))
+    out[0, alive] = prior.predict(zoo.conditions[alive])
+    for place, group in ((1, singles), (2, clusters)):
+        out[place, alive] = left_out(prior, rows, group)
+        others = likeness.masked_fill(group[:, None] == group[None, :], -1.0)
+        novelty[place, alive] = 1 - others.amax(-1)
+    return Anchors(normalize(out, dim=-1), novelty)
+
+
+def cluster(points: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
+    """Return the cluster [N] of each unit vector [N, d], by spherical k-means."""
+    centres = points[torch.randperm(len(points), generator=torch_rng(seed, "cluster"))[:count]]
+    for _ in range(rounds):
+        nearest = (points @ centres.T).argmax(-1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        centres = torch.where(sums.norm(dim=-1, keepdim=True) > 0, normalize(sums, dim=-1), centres)
+    return (points @ centres.T).argmax(-1)
+
+
+class Batches:
+    """Training batches: tasks of like size, padded; their guidance; pictures for the functional loss."""
+
+    def __init__(self, run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | None) -> None:
+        self.options, self.seed = run.recipe.denoiser, run.recipe.seed
+        self.zoo, self.prior, self.projection = zoo, prior, projection
+        self.anchors = cross_fitted(zoo, prior, self.options.groups, self.seed)
+        self.order = sorted(range(len(zoo.tasks)), key=lambda i: (len(zoo.tasks[i]), i))
+
+    def pick(self, step: int) -> list[int]:
+        """Return the tasks of a batch: neighbours in size, so that little is padded."""
+        size = min(self.options.batch, len(self.order))
+        start = int(numpy_rng(self.seed, "batch", step).integers(0, len(self.order) - size + 1))
+        return self.order[start : start + size]
+
+    def guidance(self, task: Sequence[int], *purpose: object, depth: int | None = None, pictures: bool = True) -> Guidance:
+        """Return one task's guidance [1, K, ...]: words at a random depth of novelty, pictures, or both, class by class."""
+        rng = numpy_rng(self.seed, "guidance", *purpose)
+        index = torch.tensor(list(task))
+        depths = torch.from_numpy(rng.choice(3, len(task), p=(0.3, 0.4, 0.3))) if depth is None else torch.full((len(task),), depth)
+        anchors, conditions, evidence = [], [], []
+        rows, novel = self.anchors.rows[depths, index], self.anchors.novelty[depths, index]
+        for place, concept in enumerate(task):
+            own = self.zoo.bank.rows_of(concept, test=False)
+            count, words = 0, True
+            if pictures and len(own) >= 2 * MOST_PICTURES and rng.random() < 0.4:
+                count, words = int(rng.integers(1, MOST_PICTURES + 1)), bool(rng.random() < 0.5)
+            condition = self.zoo.conditions[concept]
+            visual = None
+            if count:
+                some = self.zoo.bank.features[own[torch.from_numpy(rng.integers(0, len(own), count))]].float()
+                visual = (normalize(some - self.zoo.feature_mean, dim=-1)).mean(0)
+                seen = picture_condition(some, self.projection)
+                condition = normalize(condition + seen, dim=-1) if words else seen
+            anchors.append(blend(rows[place] if words else None, visual, count))
+            conditions.append(condition)
+            evidence.append(torch.stack([novel[place] * words, picture_share(torch.tensor(float(count)))]))
+        noise = torch.from_numpy(rng.standard_normal((len(task), conditions[0].shape[0]))).float()
+        centred = normalize(torch.stack(conditions) - self.prior.mean, dim=-1)
+        strength = self.options.condition_noise if depth is None else 0.0
+        centred = normalize(centred + strength * noise, dim=-1)
+        return Guidance(centred[None], torch.stack(evidence)[None], encode_rows(torch.stack(anchors))[None])
+
+
+def pad(parts: Sequence[Tensor], size: int) -> Tensor:
+    """Stack tensors [1, K, ...] of different K into [B, size, ...], zeros behind."""
+    out = parts[0].new_zeros(len(parts), size, *parts[0].shape[2:])
+    for i, part in enumerate(parts):
+        out[i, : part.shape[1]] = part[0]
+    return out
+
+
+def train_denoiser(
+    run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | None
+) -> tuple[Denoiser, dict[str, Tensor]]:
+    """Train on the zoo's p-Models: squared distance of rows, and cross-entropy of the predicted head on pictures.
+
+    Returns the network with its averaged (EMA) parameters, and these.
+    """
+    options, device = run.recipe.denoiser, run.device
+    torch.manual_seed(derive(run.recipe.seed, "denoiser"))
+    network = Denoiser(zoo.rows.shape[1], zoo.conditions.shape[1], options.width, options.layers, options.heads).to(device)
+    batches = Batches(run, zoo, prior, projection)
+    scale = run.recipe.zoo.scale
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        numbers = batches.pick(step)
+        tasks = [zoo.tasks[i] for i in numbers]
+        size = max(map(len, tasks))
+        guides = [batches.guidance(task, step, i) for i, task in zip(numbers, tasks, strict=True)]
+        guidance = Guidance(*(pad([getattr(g, f) for g in guides], size).to(device) for f in ("condition", "evidence", "anchor")))
+        x_0 = pad([encode_rows(zoo.models[i])[None] for i in numbers], size).to(device)
+        mask = torch.arange(size)[None] < torch.tensor([len(task) for task in tasks])[:, None]
+        mask = mask.to(device)
+        rng = torch_rng(run.recipe.seed, "noise", step)
+        t = torch.rand(len(tasks), generator=rng)
+        eps = torch.randn(x_0.shape, generator=rng).to(device)
+        t = t.to(device)
+        out = network(q_sample(x_0, t, eps), t, guidance, mask)
+        distance = (out - x_0).square().mean(-1)[mask].mean()
+
+        features = pad(
+            [task_features(zoo.bank, zoo.feature_mean, [task], options.pictures, False, "loss", step, i)
+             for i, task in zip(numbers, tasks, strict=True)],
+            size,
+        ).to(device)  # (B, K, n, D)  # fmt: skip
+        scores = scale * features.flatten(1, 2) @ decode_rows(out).transpose(1, 2)  # (B, K n, K)
+        scores = scores.masked_fill(~mask[:, None, :], -torch.inf)
+        labels = torch.arange(size, device=device).repeat_interleave(options.pictures).expand(len(tasks), -1)
+        real = mask.repeat_interleave(options.pictures, dim=1)
+        functional = cross_entropy(scores[real], labels[real])
+        return distance + options.functional * functional, {"rows": distance.item(), "functional": functional.item()}
+
+    key = digest([asdict(run.recipe), len(zoo.tasks), float(zoo.rows.sum()), float(zoo.conditions.sum())])
+    loop = LoopOptions(
+        steps=options.steps, lr=options.lr, warmup=100, weight_decay=0.05, ema=0.998, checkpoint_every=200,
+        seed=run.recipe.seed,
+    )  # fmt: skip
+    ema = train_loop(
+        network, loss_at, loop, run.work / f"denoiser-{key}.safetensors", lambda **f: run.report(stage="diffusion", **f)
+    )
+    halves = {name: value.half() for name, value in ema.items()}  # calibrate what will be stored
+    network.load_state_dict({name: value.float() for name, value in halves.items()})
+    return network.eval(), halves
+
+
+def calibrate(run: Run, zoo: Zoo, prior: KernelRidge, network: Denoiser) -> Calibration:
+    """Fit the calibration on tasks outside the training, at every depth of novelty, on pictures of the training split."""
+    options = run.recipe.denoiser
+    batches = Batches(run, zoo, prior, None)
+    signs, scores, labels = [], [], []
+    tasks = zoo.heldout_tasks or zoo.tasks
+    for number in range(options.calibration_tasks):
+        task = tasks[number % len(tasks)]
+        guidance = batches.guidance(task, "calibration", number, depth=number % 3, pictures=False)
+        names = [zoo.concepts[i].name for i in task]
+        rows = sample_rows_for(network, guidance, names, run.recipe.seed, "dpm-solver++", options.sample_steps, options.timesteps, run.device)
+        features = task_features(zoo.bank, zoo.feature_mean, [task], 8, False, "calibration", number, unit=False)[0]
+        signs.append(task_signs(rows, guidance))
+        scores.append(features.flatten(0, 1) @ rows.T)
+        labels.append(torch.arange(len(task)).repeat_interleave(8))
+    return fit_calibration(torch.stack(signs), scores, labels)

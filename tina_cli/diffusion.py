@@ -1,0 +1,29 @@
+"""FORWARD PROCESS: how clean tokens become noise. No network inside."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def alpha_bar(t: Tensor) -> Tensor:
+    """Return the share of the signal's variance left at time t in [0, 1], by the cosine schedule.
+
+    Source: Nichol and Dhariwal 2021, Improved Denoising Diffusion Probabilistic Models, equation 17.
+    """
+    offset = 0.008
+    return torch.cos((t + offset) / (1 + offset) * math.pi / 2).square().clamp(1e-5, 1.0)
+
+
+def q_sample(x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """Return x_t for clean tokens x_0 [B, K, R], times t [B] and noise eps [B, K, R] (Ho et al. 2020, equation 4)."""
+    signal = alpha_bar(t)[:, None, None]
+    return signal.sqrt() * x_0 + (1 - signal).sqrt() * eps
+
+
+def time_grid(steps: int, timesteps: int) -> Tensor:
+    """Return `steps` times from 1 down, and a final 0: a subset of the `timesteps` discrete times, [steps + 1]."""
+    grid = torch.linspace(timesteps, 0, steps + 1, dtype=torch.float64).round() / timesteps
+    return grid.float()

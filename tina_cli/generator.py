@@ -1,0 +1,208 @@
+"""GENERATOR DIRECTORY: all that turns a prompt into a model, with a hash of every file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from tina_cli.backbone import Backbone, BackboneSpec, clip_backbone, clip_projection, weights_sha256
+from tina_cli.calibration import Calibration
+from tina_cli.clip import Clip, load_clip
+from tina_cli.denoiser import Denoiser
+from tina_cli.errors import DataError, GeneratorError
+from tina_cli.files import pretty_json, read_json, sha256, write_atomic
+from tina_cli.lexicon import Lexicon
+from tina_cli.ridge import KernelRidge, gram
+from tina_cli.zoo.concepts import Concept
+
+FORMAT = 1
+INFO = "generator.json"
+SHAPE = ("row_dim", "condition_dim", "width", "layers", "heads")
+
+
+def embedded_weights() -> Path:
+    """Return the folder of the generator that comes with the package."""
+    inside = Path(__file__).parent / "weights" / "tina-mini"  # in a wheel
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "weights" / "tina-mini"
+
+
+def find_generator(weights: str | None) -> Path:
+    """Return the folder for `None` (the embedded one), a path, or `hf-hub:OWNER/NAME`; raises `GeneratorError`."""
+    if weights is None:
+        return embedded_weights()
+    if weights.startswith("hf-hub:"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(weights.removeprefix("hf-hub:")))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise GeneratorError(f"cannot fetch {weights}: {reason}", hint="is the network there, and the name right?") from error
+    return Path(weights)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """An opened generator directory; its parts are read when they are first needed."""
+
+    folder: Path
+    info: dict[str, Any]
+    device: torch.device
+    clip_name: str | None = None
+
+    @cached_property
+    def spec(self) -> BackboneSpec:
+        """Return the backbone that its heads are for."""
+        return BackboneSpec.from_json(self.info["backbone"])
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """Return the table of senses."""
+        return Lexicon.read(self.folder / "lexicon.gz")
+
+    @cached_property
+    def clip(self) -> Clip:
+        """Return the CLIP that conditions come from; raises `GeneratorError` where its width does not fit."""
+        name = self.clip_name or self.info["clip"].get("name")
+        clip = load_clip(name or f"local-dir:{self.folder / 'clip'}", self.device)
+        if clip.dim != self.info["denoiser"]["condition_dim"]:
+            raise GeneratorError(
+                f"the CLIP {clip.name} has vectors of {clip.dim} numbers, this generator needs "
+                f"{self.info['denoiser']['condition_dim']}",
+                hint="a generator trained on one CLIP's text space works with CLIPs of that space, such as ViT-B-32:openai",
+            )
+        return clip
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """Return the image trunk."""
+        if self.info["clip"].get("name"):
+            visual = load_clip(self.info["clip"]["name"], self.device).model.visual
+            if weights_sha256(visual.state_dict()) != self.spec.sha256:
+                raise GeneratorError(f"{self.info['clip']['name']} is not the CLIP this generator was trained on")
+            return Backbone(self.spec, visual.eval(), self.device)
+        return clip_backbone(self.folder / "clip", self.device, self.spec)
+
+    @cached_property
+    def projection(self) -> Tensor | None:
+        """Return the matrix [d, D] that carries features into the condition space; None where they are in it already."""
+        return None if self.info["clip"].get("name") else clip_projection(self.folder / "clip")
+
+    @cached_property
+    def _known(self) -> dict[str, Tensor]:
+        return load_file(self.folder / "known.safetensors")
+
+    @cached_property
+    def feature_mean(self) -> Tensor:
+        """Return the mean unit feature [D] that rows are scored around."""
+        return self._known["feature_mean"]
+
+    @cached_property
+    def prior(self) -> KernelRidge:
+        """Return the regression from text conditions to rows."""
+        known, numbers = self._known, self.info["prior"]
+        return KernelRidge(
+            known["prior.mean"], known["prior.keys"].float(), known["prior.dual"].float(), numbers["gamma"], numbers["noise"]
+        )
+
+    def generic_rows(self) -> Tensor:
+        """Return the generic model's unit rows [N, D], in the order of `concepts` without the held-out ones."""
+        ridge = self.prior
+        return (gram(ridge.keys, ridge.gamma, ridge.noise) @ ridge.dual.double()).float()
+
+    @cached_property
+    def concepts(self) -> list[Concept]:
+        """Return the known concepts, in the order of the prior's keys."""
+        return [Concept(name, sense) for name, sense in self.info["concepts"]]
+
+    @cached_property
+    def heldout(self) -> list[Concept]:
+        """Return the concepts kept out of every stage."""
+        return [Concept(name, sense, tier) for name, sense, tier in self.info["heldout"]]
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Return temperature, threshold and the coefficients of the expected accuracy."""
+        values = self.info["calibration"]
+        return Calibration(values["temperature"], values["threshold"], tuple(values["accuracy"]))
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """Return the network, ready to sample."""
+        network = Denoiser(**{key: self.info["denoiser"][key] for key in SHAPE})
+        state = {name: value.float() for name, value in load_file(self.folder / "denoiser.safetensors").items()}
+        network.load_state_dict(state)
+        return network.eval().to(self.device)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Return what a model file says of its generator: name and hash."""
+        return {"name": self.info["name"], "sha256": sha256(self.folder / INFO)}
+
+
+def open_generator(folder: Path, device: torch.device, clip_name: str | None = None) -> Generator:
+    """Open a generator directory and check every file's hash; raises `GeneratorError`."""
+    if not (folder / INFO).is_file():
+        raise GeneratorError(f"{folder} is no generator: it has no {INFO}", hint="make one with `tina train`")
+    info = read_info(folder)
+    for name, wanted in info["files"].items():
+        try:
+            found = sha256(folder / name)
+        except DataError as error:
+            raise GeneratorError(f"the generator {folder} lacks {name}", hint="copy or fetch it again") from error
+        if found != wanted:
+            raise GeneratorError(f"{folder / name} is damaged: its SHA-256 is not the recorded one", hint="fetch it again")
+    return Generator(folder, info, device, clip_name)
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Read a generator's description, without torch's help; raises `GeneratorError`."""
+    try:
+        info = read_json(folder / INFO)
+    except DataError as error:
+        raise GeneratorError(error.message, hint="is the generator complete?") from error
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise GeneratorError(f"{folder / INFO} is of another format", hint="upgrade tina, or train the generator again")
+    return info
+
+
+def write_generator(
+    folder: Path,
+    info: dict[str, Any],
+    prior: KernelRidge,
+    feature_mean: Tensor,
+    denoiser_state: dict[str, Tensor],
+    calibration: Calibration,
+    lexicon: Lexicon,
+    clip_folder: Path | None,
+) -> None:
+    """Write a generator directory; its description, with the hashes of all else, is written last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {
+        "prior.mean": prior.mean,
+        "prior.keys": prior.keys.half(),
+        "prior.dual": prior.dual.half(),
+        "feature_mean": feature_mean,
+    }
+    write_atomic(folder / "known.safetensors", save({k: v.contiguous() for k, v in known.items()}))
+    halves = {name: value.cpu().half().contiguous() for name, value in denoiser_state.items()}
+    write_atomic(folder / "denoiser.safetensors", save(halves))
+    write_atomic(folder / "lexicon.gz", lexicon.dump())
+    if clip_folder is not None and clip_folder.resolve() != (folder / "clip").resolve():
+        (folder / "clip").mkdir(exist_ok=True)
+        for path in sorted(clip_folder.iterdir()):
+            shutil.copyfile(path, folder / "clip" / path.name)
+    names: Sequence[Path] = [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".gz") or "clip" in p.parts[:-1]]
+    names = sorted(p for p in names if p.is_file())
+    files = {path.relative_to(folder).as_posix(): sha256(path) for path in names}
+    whole = {"format": FORMAT, **info, "calibration": asdict(calibration), "files": files}
+    write_atomic(folder / INFO, pretty_json(whole).encode())

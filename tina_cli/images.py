@@ -1,0 +1,130 @@
+"""Pictures: finding them, opening them safely, and the preprocessing that every backbone gets."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile, ImageOps
+from torch import Tensor
+
+from tina_cli.config import Preprocess
+from tina_cli.errors import DataError, ImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
+MAX_PIXELS = 100_000_000
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit, below, is an error and not a warning
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def open_image(source: Path | BinaryIO, draft: int = 0) -> Image.Image:
+    """Open a picture as upright RGB, transparency on white; raises `ImageError`.
+
+    `draft` is a shorter side in pixels that is enough: large JPEGs are then decoded smaller, which is much faster.
+    """
+    name = source if isinstance(source, Path) else "standard input"
+    try:
+        image = Image.open(source, formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(
+                f"{name} has {image.width} x {image.height} pixels", hint=f"at most {MAX_PIXELS // 10**6} million"
+            )
+        if draft and image.format == "JPEG":
+            image.draft("RGB", (2 * draft, 2 * draft))
+        image.load()
+        image = ImageOps.exif_transpose(image)
+    except ImageError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{name} is no picture", hint=f"known formats: {', '.join(FORMATS)}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ImageError(f"cannot read the picture {name}: {reason}") from error
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float32)
+        image = Image.fromarray((values / max(1.0, float(values.max())) * 255).astype(np.uint8))
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
+    return image.convert("RGB")
+
+
+def preprocess(image: Image.Image, how: Preprocess) -> Tensor:
+    """Resize the shorter side to `how.size`, crop the middle, normalise: [3, size, size], float32."""
+    size = how.size
+    scale = size / min(image.size)
+    wide, high = (max(size, round(side * scale)) for side in image.size)
+    image = image.resize((wide, high), INTERPOLATIONS[how.interpolation])
+    left, top = (wide - size) // 2, (high - size) // 2
+    pixels = torch.from_numpy(np.array(image.crop((left, top, left + size, top + size))))  # (size, size, 3)
+    mean, std = torch.tensor(how.mean), torch.tensor(how.std)
+    return ((pixels.float() / 255 - mean) / std).permute(2, 0, 1)
+
+
+def load_image(source: Path | BinaryIO, how: Preprocess) -> Tensor:
+    """Open and preprocess one picture: [3, size, size]; raises `ImageError`."""
+    return preprocess(open_image(source, draft=how.size), how)
+
+
+def load_bytes(data: bytes, how: Preprocess) -> Tensor:
+    """Open and preprocess a picture given as bytes; raises `ImageError`."""
+    return load_image(io.BytesIO(data), how)
+
+
+def batches(paths: Sequence[Path], how: Preprocess, size: int, workers: int) -> Iterator[Tensor]:
+    """Yield pictures in batches [<= size, 3, s, s] in order, decoded ahead by threads; raises `ImageError`."""
+    with ThreadPoolExecutor(workers) as pool:
+        pending = iter(paths)
+        ahead = [pool.submit(load_image, path, how) for path in islice(pending, 3 * size)]
+        while ahead:
+            now, ahead = ahead[:size], ahead[size:]
+            ahead += [pool.submit(load_image, path, how) for path in islice(pending, size)]
+            yield torch.stack([future.result() for future in now])
+
+
+def is_image_name(path: Path) -> bool:
+    """Say whether a file's name is that of a picture."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the pictures directly in a folder or below it, sorted."""
+    found = (Path(root, name) for root, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in found if is_image_name(path))
+
+
+def expand(paths: Iterable[Path]) -> list[Path]:
+    """Return files as they are and folders as the pictures in them; raises `ImageError` where there is none."""
+    out: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = list_images(path)
+            if not inside:
+                raise ImageError(f"there is no picture in {path}")
+            out += inside
+        elif path.exists():
+            out.append(path)
+        else:
+            raise ImageError(f"there is no file {path}")
+    return out
+
+
+def read_classes(folder: Path) -> dict[str, list[Path]]:
+    """Read a folder of classes, one subfolder each: name -> pictures. Raises `DataError` where there is none."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}")
+    classes = {sub.name: list_images(sub) for sub in sorted(folder.iterdir()) if sub.is_dir() and sub.name[0] != "."}
+    classes = {name: pictures for name, pictures in classes.items() if pictures}
+    if not classes:
+        raise DataError(f"{folder} has no subfolders with pictures", hint="expected FOLDER/<class name>/*.jpg")
+    return classes

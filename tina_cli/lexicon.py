@@ -1,0 +1,216 @@
+"""LEXICON: names -> senses, glosses and hypernyms, from one compact text table.
+
+The table is one gzip-compressed text with a line a sense, and names are found in it by substring search: there is
+nothing to parse, so that opening it costs some tens of milliseconds, however few names a prompt has.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tina_cli.errors import GeneratorError
+
+PHYSICAL = "n00001930"  # physical entity: what a photo can show
+RANK_WEIGHT = 0.6  # a sense's log frequency rank counts against it
+PHYSICAL_BONUS = 1.0
+KNOWN_BONUS = 1.0  # the generator has seen pictures of this very sense
+DETACHMENT = (
+    ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y"),
+)  # fmt: skip
+CONTEXT_WEIGHT = 4.0  # similarity to the other names of the prompt
+
+
+@dataclass(frozen=True)
+class Sense:
+    """One meaning of one or more nouns."""
+
+    id: str
+    lemmas: tuple[str, ...]
+    ranks: tuple[int, ...]
+    gloss: str
+    hypernyms: tuple[str, ...]
+
+
+def normalise(name: str) -> str:
+    """Return a name as the lexicon spells it: lower case, single spaces, no underscores."""
+    return re.sub(r"[\s_]+", " ", name).strip().lower()
+
+
+class Lexicon:
+    """A table of senses, searched by name or by sense id."""
+
+    def __init__(self, table: bytes) -> None:
+        self.table = table
+
+    @classmethod
+    def from_senses(cls, senses: Iterable[Sense], plurals: Mapping[str, str] | None = None) -> Lexicon:
+        """Build a lexicon from senses, in the order given, and irregular plurals with their singulars."""
+        lines = [f"~{many}\t{one}" for many, one in (plurals or {}).items()]
+        for s in senses:
+            names = "|".join(f"{lemma}#{rank}" for lemma, rank in zip(s.lemmas, s.ranks, strict=True))
+            lines.append("\t".join((s.id, names, s.gloss, ",".join(s.hypernyms))))
+        return cls(("\n" + "\n".join(lines) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Lexicon:
+        """Read a lexicon's file; raises `GeneratorError` where it is missing or damaged."""
+        try:
+            return cls(gzip.decompress(path.read_bytes()))
+        except (OSError, EOFError, zlib.error) as error:
+            raise GeneratorError(f"cannot read the lexicon {path}: {error}", hint="is the generator complete?") from error
+
+    def dump(self) -> bytes:
+        """Return the file's bytes, the same for the same senses."""
+        return gzip.compress(self.table, compresslevel=9, mtime=0)
+
+    @cached_property
+    def _lower(self) -> bytes:
+        return self.table.lower()
+
+    @cached_property
+    def _parsed(self) -> dict[str, Sense]:
+        return {}  # every sense by its id, once `index` has run
+
+    @cached_property
+    def _paths(self) -> dict[str, frozenset[str]]:
+        return {}  # memo of `ancestors`
+
+    def __iter__(self) -> Iterator[Sense]:
+        return (_parse(line) for line in self.table.decode().split("\n") if line and not line.startswith("~"))
+
+    def get(self, sense_id: str) -> Sense | None:
+        """Return the sense with this id, or None."""
+        if self._parsed:
+            return self._parsed.get(sense_id)
+        start = self.table.find(f"\n{sense_id}\t".encode())
+        return None if start < 0 else self._line_at(start + 1)
+
+    def senses(self, name: str) -> list[Sense]:
+        """Return the senses of a name, the most frequent first; an unknown name has none."""
+        needle = normalise(name).encode()
+        if not needle or any(mark in needle for mark in (b"#", b"|", b"\t")):
+            return []
+        found = {}
+        for match in re.finditer(re.escape(needle) + rb"#(\d+)", self._lower):
+            if self._lower[match.start() - 1 : match.start()] in (b"\t", b"|"):
+                sense = self._line_at(self.table.rfind(b"\n", 0, match.start()) + 1)
+                found.setdefault(sense.id, (int(match[1]), sense))
+        return [sense for _, sense in sorted(found.values(), key=lambda item: (item[0], item[1].id))]
+
+    def is_noun(self, name: str) -> bool:
+        """Say whether the name is in the table."""
+        return bool(self.senses(name))
+
+    def candidates(self, name: str) -> list[Sense]:
+        """Return the senses of a name, of its singular, or of its spelling without hyphens."""
+        plain = normalise(name)
+        for form in dict.fromkeys((plain, plain.replace("-", " "), plain.replace(" ", "-"))):
+            if senses := self.senses(form):
+                return senses
+        one = self.singular(plain)
+        return self.senses(one) if one != plain else []
+
+    def singular(self, name: str) -> str:
+        """Return the singular of a plural ("wheelie bins" -> "wheelie bin"), or the name itself.
+
+        A plural that is a word of its own ("scissors", "glasses") stays, and so does what no known noun comes out of.
+        Source: WordNet's Morphy (rules of detachment and list of exceptions), on the last word.
+        """
+        plain = normalise(name)
+        if self.is_noun(plain):
+            return name
+        *before, last = plain.split(" ")
+        for one in self._singulars(last):
+            whole = " ".join([*before, one])
+            if self.is_noun(whole) or self.is_noun(one):
+                return name[: len(name) - len(last)] + one
+        return name
+
+    def _singulars(self, word: str) -> Iterable[str]:
+        start = self.table.find(f"\n~{word}\t".encode())
+        if start >= 0:
+            yield self.table[start : self.table.find(b"\n", start + 1)].decode().partition("\t")[2]
+        for ending, replacement in DETACHMENT:
+            if word.endswith(ending) and len(word) > len(ending) + 1:
+                yield word[: -len(ending)] + replacement
+
+    def ancestors(self, sense_id: str) -> frozenset[str]:
+        """Return a sense's id and the ids of all its hypernyms."""
+        if sense_id not in self._paths:
+            sense = self.get(sense_id)
+            above = [self.ancestors(h) for h in sense.hypernyms] if sense else []
+            self._paths[sense_id] = frozenset({sense_id}).union(*above)
+        return self._paths[sense_id]
+
+    def index(self) -> None:
+        """Parse the whole table once, for work that visits every sense."""
+        self._parsed.update((sense.id, sense) for sense in self)
+
+    def similarity(self, a: str, b: str) -> float:
+        """Return the share of hypernyms that two senses have in common, 0 to 1 (Jaccard)."""
+        up, down = self.ancestors(a), self.ancestors(b)
+        return len(up & down) / len(up | down)
+
+    def kind(self, sense: Sense, levels: int = 3) -> str:
+        """Return the names of a sense's nearest hypernyms, the nearest first: "wading bird, aquatic bird, bird"."""
+        names: list[str] = []
+        above: Sense | None = sense
+        while above and above.hypernyms and len(names) < levels:
+            above = self.get(above.hypernyms[0])
+            names += [above.lemmas[0]] if above else []
+        return ", ".join(names)
+
+    def choose(self, names: Sequence[str], known: frozenset[str] = frozenset()) -> list[Sense | None]:
+        """Choose a sense for each name beside the other names, whatever their order.
+
+        A sense scores by its frequency, by being a physical thing, by being in `known` (senses with pictures) and by its
+        likeness to the best fitting senses of the other names: "crane" beside "heron" is the bird.
+        """
+        options = [self.candidates(name) for name in names]
+        priors = [[self._prior(s, rank, known) for rank, s in enumerate(senses, 1)] for senses in options]
+        chosen: list[Sense | None] = []
+        for i, senses in enumerate(options):
+            if not senses:
+                chosen.append(None)
+                continue
+            scores = []
+            for sense, prior in zip(senses, priors[i], strict=True):
+                likeness = sorted(
+                    max(self.similarity(sense.id, o.id) + 0.1 * p for o, p in zip(other, priors[j], strict=True))
+                    for j, other in enumerate(options)
+                    if j != i and other
+                )
+                context = math.fsum(likeness) / len(likeness) if likeness else 0.0
+                scores.append(prior + CONTEXT_WEIGHT * context)
+            chosen.append(senses[max(range(len(senses)), key=lambda k: scores[k])])
+        return chosen
+
+    def _prior(self, sense: Sense, rank: int, known: frozenset[str]) -> float:
+        score = -RANK_WEIGHT * math.log(rank)
+        if PHYSICAL in self.ancestors(sense.id):
+            score += PHYSICAL_BONUS
+        if sense.id in known:
+            score += KNOWN_BONUS
+        return score
+
+    def _line_at(self, start: int) -> Sense:
+        return _parse(self.table[start : self.table.find(b"\n", start)].decode())
+
+
+def _parse(line: str) -> Sense:
+    sense_id, names, gloss, hypernyms = line.split("\t")
+    pairs = [name.rsplit("#", 1) for name in names.split("|")]
+    return Sense(
+        id=sense_id,
+        lemmas=tuple(lemma for lemma, _ in pairs),
+        ranks=tuple(int(rank) for _, rank in pairs),
+        gloss=gloss,
+        hypernyms=tuple(hypernyms.split(",")) if hypernyms else (),
+    )

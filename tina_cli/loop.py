@@ -1,0 +1,118 @@
+"""The training loop: one for every network, resumable at any step, the same result however often it is interrupted.
+
+A step's batch and noise depend on the seed and the step alone, so that a run killed between two checkpoints repeats the
+steps it lost and ends with the very bytes of a run that was never killed (same device, same thread count).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from tina_cli.errors import DataError
+from tina_cli.files import write_atomic
+from tina_cli.rng import derive
+
+Report = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """Everything about an optimisation but its loss."""
+
+    steps: int = 1000
+    lr: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.999
+    checkpoint_every: int = 100
+    log_every: int = 20
+    seed: int = 0
+
+
+def learning_rate(step: int, options: LoopOptions) -> float:
+    """Return the rate at a step: linear warm-up, then a cosine to zero."""
+    if step < options.warmup:
+        return options.lr * (step + 1) / options.warmup
+    done = (step - options.warmup) / max(1, options.steps - options.warmup)
+    return options.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def train_loop(
+    module: nn.Module,
+    loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],
+    options: LoopOptions,
+    checkpoint: Path,
+    report: Report,
+) -> dict[str, Tensor]:
+    """Minimise `loss_at(step)` over a module's trainable parameters with AdamW; return their moving averages (EMA).
+
+    `checkpoint` is a safetensors file, read if it exists. Raises `DataError` where it is another run's.
+    """
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [p for p in named.values() if p.ndim > 1], "weight_decay": options.weight_decay},
+            {"params": [p for p in named.values() if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=options.lr,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    ema = {name: p.detach().clone() for name, p in named.items()}
+    start = _restore(checkpoint, named, ema, optimiser) if checkpoint.exists() else 0
+    if start:
+        report(event="resumed", step=start)
+    module.train()
+    for step in range(start, options.steps):
+        torch.manual_seed(derive(options.seed, "step", step))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, options)
+        loss, parts = loss_at(step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(named.values(), options.clip)
+        optimiser.step()
+        decay = min(options.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(ema.values()), list(named.values()), 1 - decay)
+        if (step + 1) % options.log_every == 0 or step + 1 == options.steps:
+            report(event="step", step=step + 1, of=options.steps, loss=loss.item(), grad_norm=norm.item(), **parts)
+        if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
+            write_atomic(checkpoint, save(_state(step + 1, named, ema, optimiser)))
+    return ema
+
+
+def _state(step: int, named: dict[str, nn.Parameter], ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict:
+    state: dict[str, Tensor] = {"step": torch.tensor(step)}
+    for name, parameter in named.items():
+        state[f"parameter.{name}"] = parameter.detach().contiguous()
+        state[f"ema.{name}"] = ema[name].contiguous()
+        for key, value in optimiser.state[parameter].items():
+            state[f"optimiser.{key}.{name}"] = value.contiguous()
+    return state
+
+
+def _restore(
+    path: Path, named: dict[str, nn.Parameter], ema: dict[str, Tensor], optimiser: torch.optim.Optimizer
+) -> int:
+    state: dict[str, Any] = load_file(path)
+    if {f"parameter.{name}" for name in named} != {key for key in state if key.startswith("parameter.")}:
+        raise DataError(f"the checkpoint {path} is of another network", hint="remove it to start over")
+    with torch.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(state[f"parameter.{name}"])
+            ema[name].copy_(state[f"ema.{name}"])
+            optimiser.state[parameter] = {
+                key: state[f"optimiser.{key}.{name}"].to(parameter.device if key != "step" else "cpu")
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+    return int(state["step"])

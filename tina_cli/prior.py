@@ -1,0 +1,65 @@
+"""ANCHORS: the rows that words or pictures alone would give, and how much is known about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tina_cli.codec import encode_rows
+from tina_cli.denoiser import Guidance
+from tina_cli.ridge import KernelRidge
+
+PICTURE_WEIGHT = 1.0  # pictures that weigh as much as the words
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one class: the condition [d], pictures' centred mean feature [D] or None, how many, words or not."""
+
+    condition: Tensor
+    visual: Tensor | None = None
+    pictures: int = 0
+    words: Tensor | None = None  # the text condition [d], None where pictures alone say what is meant
+
+
+def guide(prior: KernelRidge, evidence: list[Evidence]) -> Guidance:
+    """Return the guidance of one task: condition [1, K, d], evidence [1, K, 2], anchor tokens [1, K, D]."""
+    rows = []
+    for item in evidence:
+        text = None if item.words is None else normalize(prior.predict(item.words[None])[0], dim=-1)
+        rows.append(blend(text, item.visual, item.pictures))
+    conditions = torch.stack([item.condition for item in evidence])
+    words = torch.stack([item.condition if item.words is None else item.words for item in evidence])
+    novel = torch.tensor([0.0 if item.words is None else 1.0 for item in evidence]) * novelty(prior, words)
+    told = torch.stack([novel, picture_share(torch.tensor([item.pictures for item in evidence]))], dim=-1)
+    return Guidance(normalize(conditions - prior.mean, dim=-1)[None], told[None], encode_rows(torch.stack(rows))[None])
+
+
+def blend(text: Tensor | None, visual: Tensor | None, pictures: Tensor | int) -> Tensor:
+    """Return the anchor row of words and pictures: unit vectors weighed 1 to pictures / PICTURE_WEIGHT."""
+    if text is None:
+        assert visual is not None
+        return normalize(visual, dim=-1)
+    if visual is None:
+        return text
+    weight = torch.as_tensor(pictures) / PICTURE_WEIGHT
+    return normalize(text + weight[..., None] * normalize(visual, dim=-1), dim=-1)
+
+
+def novelty(prior: KernelRidge, conditions: Tensor) -> Tensor:
+    """Return how far conditions [n, d] are from every known one: one minus the largest cosine of centred vectors, [n]."""
+    return 1 - (normalize(conditions - prior.mean, dim=-1) @ prior.keys.T).amax(-1)
+
+
+def picture_share(pictures: Tensor) -> Tensor:
+    """Return how much pictures count, 0 for none towards 1 for many."""
+    return pictures / (pictures + PICTURE_WEIGHT)
+
+
+def picture_condition(features: Tensor, projection: Tensor | None) -> Tensor:
+    """Return the condition [d] of pictures by their unit features [n, D]."""
+    vectors = features if projection is None else features @ projection.T
+    return normalize(normalize(vectors, dim=-1).mean(0), dim=-1)

@@ -1,0 +1,61 @@
+"""KERNEL RIDGE: vectors -> vectors through a Gaussian kernel on the centred unit sphere, in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+@dataclass(frozen=True)
+class KernelRidge:
+    """A fitted regression: `mean [d]`, `keys [N, d]` centred unit vectors, `dual [N, m]`, kernel width `gamma`.
+
+    Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, section 2.2.
+    """
+
+    mean: Tensor
+    keys: Tensor
+    dual: Tensor
+    gamma: float
+    noise: float
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """Return the likeness of each x [n, d] to each key, 0 to 1: exp(gamma (cos - 1)), [n, N]."""
+        return torch.exp(self.gamma * (normalize(x - self.mean, dim=-1) @ self.keys.T - 1))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the predictions for x [n, d], [n, m]."""
+        return self.kernel(x) @ self.dual
+
+
+def fit_kernel_ridge(x: Tensor, y: Tensor, gamma: float, noise: float) -> KernelRidge:
+    """Fit y [N, m] from x [N, d]; solved in double precision."""
+    mean = x.mean(0)
+    keys = normalize(x - mean, dim=-1)
+    dual = torch.linalg.solve(gram(keys, gamma, noise), y.double()).to(y.dtype)
+    return KernelRidge(mean, keys, dual, gamma, noise)
+
+
+def gram(keys: Tensor, gamma: float, noise: float) -> Tensor:
+    """Return the regularised kernel matrix of unit keys [N, d], in double precision [N, N]."""
+    double = keys.double()
+    return torch.exp(gamma * (double @ double.T - 1)) + noise * torch.eye(len(keys), dtype=torch.float64)
+
+
+def left_out(ridge: KernelRidge, y: Tensor, groups: Tensor) -> Tensor:
+    """Return what the regression would predict for each of its own keys had the key's whole group been left out.
+
+    y [N, m] are the fitted values, `groups` [N] the group of each key; the result is [N, m]. Leaving groups of one out is
+    the usual leave-one-out. Source: the block form of the leave-one-out identity (same book, section 5.4.2).
+    """
+    inverse = torch.linalg.inv(gram(ridge.keys, ridge.gamma, ridge.noise))
+    dual = inverse @ y.double()
+    out = torch.empty_like(y)
+    for group in groups.unique():
+        members = (groups == group).nonzero()[:, 0]
+        block = inverse[members][:, members]
+        out[members] = (y[members].double() - torch.linalg.solve(block, dual[members])).to(y.dtype)
+    return out

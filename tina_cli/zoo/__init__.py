@@ -1,0 +1,1 @@
+"""P-MODEL DATA: concepts, features, tasks and the heads fitted to them."""

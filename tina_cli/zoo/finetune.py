@@ -1,0 +1,116 @@
+"""Fitting heads: the generic rows of all concepts, and many tasks' p-Models at once as one batched tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from tina_cli.loop import Report
+from tina_cli.zoo.store import FeatureBank
+
+
+def finetune_heads(start: Tensor, features: Tensor, steps: int, lr: float, scale: float, pull: float) -> Tensor:
+    """Fine-tune T heads at once from their generic rows: unit rows [T, K, D].
+
+    start [T, K, D] are unit rows, features [T, K, n, D] centred features of n pictures per class. Minimised by Adam is
+    the mean cross-entropy of the cosine scores times `scale`, plus `pull` times the squared distance to the start.
+    """
+    tasks, classes, pictures, _ = features.shape
+    flat = features.flatten(1, 2)  # (T, K n, D)
+    labels = torch.arange(classes).repeat_interleave(pictures).expand(tasks, -1)
+    rows = start.clone().requires_grad_()
+    optimiser = torch.optim.Adam([rows], lr=lr * start.shape[-1] ** -0.5)
+    for _ in range(steps):
+        unit = normalize(rows, dim=-1)
+        scores = scale * flat @ unit.transpose(1, 2)  # (T, K n, K)
+        loss = cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="sum") / (classes * pictures)
+        loss = loss + pull * (unit - start).square().sum() / classes
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return normalize(rows.detach(), dim=-1)
+
+
+def fit_generic(
+    bank: FeatureBank,
+    mean: Tensor,
+    known: Tensor,
+    fixed: Tensor,
+    heldout: Tensor,
+    steps: int,
+    scale: float,
+    report: Report,
+) -> Tensor:
+    """Return the generic rows of all concepts: unit rows [N, D].
+
+    known [N, D] holds given rows where `fixed` [N]; the others start at the mean of their pictures and minimise the
+    cross-entropy over each set's own classes, so that sets whose classes overlap do not fight. `heldout` [N] concepts
+    take no part.
+    """
+    usable = ~bank.test & ~heldout[bank.concept]
+    parts = []
+    sums = torch.zeros_like(known)
+    counts = torch.zeros(len(known))
+    for origin in bank.origin.unique().tolist():
+        places = (usable & (bank.origin == origin)).nonzero()[:, 0]
+        if not len(places):
+            continue
+        classes, labels = bank.concept[places].unique(return_inverse=True)
+        features = normalize(bank.features[places].float() - mean, dim=-1)
+        parts.append((classes, labels, features))
+        sums.index_add_(0, bank.concept[places], features)
+        counts.index_add_(0, bank.concept[places], torch.ones(len(places)))
+    seen = counts > 0
+    rows = torch.where(fixed[:, None], known, sums / counts.clamp_min(1)[:, None])
+    free = (seen & ~fixed).nonzero()[:, 0]
+    if not len(free):
+        return normalize(rows, dim=-1)
+    learned = normalize(rows[free], dim=-1).requires_grad_()
+    optimiser = torch.optim.Adam([learned], lr=0.02 * rows.shape[1] ** -0.5)
+    for step in range(steps):
+        total = torch.zeros(())
+        whole = normalize(rows, dim=-1).index_copy(0, free, normalize(learned, dim=-1))
+        for number, (classes, labels, features) in enumerate(parts):
+            chosen = sample_rows(len(labels), 512, step, number)
+            scores = scale * features[chosen] @ whole[classes].T
+            total = total + cross_entropy(scores, labels[chosen])
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            report(event="step", step=step + 1, of=steps, loss=total.item() / len(parts))
+    return normalize(rows.index_copy(0, free, learned.detach()), dim=-1)
+
+
+def sample_rows(count: int, size: int, *purpose: object) -> Tensor:
+    """Return `size` of `count` places, all of them where there are no more."""
+    from tina_cli.rng import torch_rng
+
+    if count <= size:
+        return torch.arange(count)
+    return torch.randint(count, (size,), generator=torch_rng(0, "sample", *purpose))
+
+
+def task_features(
+    bank: FeatureBank,
+    mean: Tensor,
+    tasks: Sequence[Sequence[int]],
+    pictures: int,
+    test: bool,
+    *purpose: object,
+    unit: bool = True,
+) -> Tensor:
+    """Return centred features [T, K, pictures, D] drawn for tasks of one size K, with replacement, of unit length or not."""
+    from tina_cli.rng import torch_rng
+
+    rng = torch_rng(0, "pictures", *purpose)
+    places = []
+    for task in tasks:
+        for concept in task:
+            own = bank.rows_of(concept, test)
+            places.append(own[torch.randint(len(own), (pictures,), generator=rng)])
+    features = bank.features[torch.cat(places)].float() - mean
+    return (normalize(features, dim=-1) if unit else features).unflatten(0, (len(tasks), len(tasks[0]), pictures))

@@ -1,0 +1,106 @@
+"""The stores of the zoo: features of pictures and fine-tuned heads, in shards that survive an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from tina_cli.backbone import Backbone
+from tina_cli.files import canonical_json, digest, read_json, write_atomic
+from tina_cli.rng import derive
+
+Tick = Callable[[int], None]
+
+
+def sharded(folder: Path, name: str, key: object, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of a shard, made and stored if it is not there; its file's name hashes what it is made from."""
+    path = folder / f"{name}-{digest(key)}.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, save(make()))
+    return load_file(path)
+
+
+def extract(
+    sets: Mapping[str, Mapping[str, Sequence[Path]]],
+    backbone: Backbone,
+    folder: Path,
+    shard: int,
+    batch: int,
+    tick: Tick,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return for each set the unit features [n, D] and class numbers [n] of its pictures, shard by shard.
+
+    Raises `ImageError` for a picture that cannot be read.
+    """
+    out = {}
+    for name, classes in sets.items():
+        listed = [(path, label) for label, paths in enumerate(classes.values()) for path in paths]
+        features, labels = [], []
+        for start in range(0, len(listed), shard):
+            part = listed[start : start + shard]
+            key = [backbone.spec.sha256, [[p.parent.name, p.name, p.stat().st_size] for p, _ in part]]
+            paths = [path for path, _ in part]
+            made = sharded(folder, name, key, lambda paths=paths: {"features": backbone.read(paths, batch).half()})
+            features.append(made["features"])
+            labels += [label for _, label in part]
+            tick(len(part))
+        out[name] = (torch.cat(features), torch.tensor(labels))
+    return out
+
+
+@dataclass(frozen=True)
+class FeatureBank:
+    """All features of all sets: `features [N, D]` half precision, `concept [N]`, `test [N]`, `origin [N]` (the set)."""
+
+    features: Tensor
+    concept: Tensor
+    test: Tensor
+    origin: Tensor
+
+    def rows_of(self, concept: int, test: bool) -> Tensor:
+        """Return the places of a concept's training or test pictures."""
+        return (self._tests if test else self._trains).get(concept, torch.empty(0, dtype=torch.long))
+
+    def __post_init__(self) -> None:
+        for name, wanted in (("_trains", False), ("_tests", True)):
+            places = (self.test == wanted).nonzero()[:, 0]
+            order = places[torch.argsort(self.concept[places], stable=True)]
+            values, counts = torch.unique_consecutive(self.concept[order], return_counts=True)
+            parts = dict(zip(values.tolist(), order.split(counts.tolist()), strict=True))
+            object.__setattr__(self, name, parts)
+
+
+def feature_bank(
+    parts: Mapping[str, tuple[Tensor, Tensor]], places: Mapping[str, Sequence[int]], test_share: float, seed: int
+) -> FeatureBank:
+    """Gather sets into one bank; which pictures are for testing is fixed by the seed, the set and the class."""
+    features, concept, test, origin = [], [], [], []
+    for number, (name, (values, labels)) in enumerate(parts.items()):
+        features.append(values)
+        concept.append(torch.tensor(list(places[name]))[labels])
+        origin.append(torch.full((len(labels),), number))
+        chosen = torch.zeros(len(labels), dtype=torch.bool)
+        for label in labels.unique().tolist():
+            members = (labels == label).nonzero()[:, 0]
+            count = int(len(members) * test_share) if len(members) >= 5 else 0
+            order = torch.randperm(len(members), generator=torch.Generator().manual_seed(derive(seed, name, label)))
+            chosen[members[order[:count]]] = True
+        test.append(chosen)
+    return FeatureBank(torch.cat(features), torch.cat(concept), torch.cat(test), torch.cat(origin))
+
+
+def write_manifest(folder: Path, values: object) -> None:
+    """Write a store's manifest: what its shards are, and the splits fixed with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "manifest.json", (canonical_json(values) + "\n").encode())
+
+
+def read_manifest(folder: Path) -> object:
+    """Read a store's manifest; raises `DataError`."""
+    return read_json(folder / "manifest.json")

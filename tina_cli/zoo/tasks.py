@@ -1,0 +1,74 @@
+"""Tasks: which classes are asked for together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tina_cli.lexicon import Lexicon
+from tina_cli.rng import numpy_rng
+from tina_cli.zoo.concepts import Concept
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """What tasks are drawn from: concepts, the sets' classes, likeness of conditions, and pairs that exclude each other."""
+
+    usable: tuple[int, ...]
+    sets: tuple[tuple[int, ...], ...]
+    likeness: Tensor  # [N, N] cosine of centred conditions
+    excluded: Tensor  # [N, N] bool: one is a kind of the other, so that a picture may be of both
+
+
+def exclusions(concepts: Sequence[Concept], lexicon: Lexicon) -> Tensor:
+    """Return which pairs of concepts may not meet in a task: those of which one is a hypernym of the other, [N, N]."""
+    place = {concept.sense: i for i, concept in enumerate(concepts) if concept.sense}
+    out = torch.zeros(len(concepts), len(concepts), dtype=torch.bool)
+    for i, concept in enumerate(concepts):
+        for above in lexicon.ancestors(concept.sense) if concept.sense else ():
+            if above in place:
+                out[i, place[above]] = out[place[above], i] = True
+    return out
+
+
+def draw_task(source: TaskSource, classes: int, *purpose: object) -> tuple[int, ...]:
+    """Draw one task of at most `classes` classes: from one set, from all, or from the neighbours of one class.
+
+    The three kinds are equally likely. The result is sorted, and may be smaller where exclusions leave too few.
+    """
+    rng = numpy_rng(0, "task", *purpose)
+    kind = int(rng.integers(3))
+    if kind == 0:
+        chosen = source.sets[int(rng.integers(len(source.sets)))]
+        pool = rng.permutation(chosen)
+    elif kind == 1:
+        pool = rng.permutation(source.usable)
+    else:
+        usable = torch.tensor(source.usable)
+        centre = int(rng.choice(source.usable))
+        near = usable[source.likeness[centre, usable].argsort(descending=True)[: 4 * classes]]
+        pool = rng.permutation(near.numpy())
+    task: list[int] = []
+    for candidate in pool.tolist():
+        if len(task) == classes:
+            break
+        if not any(bool(source.excluded[candidate, other]) for other in task):
+            task.append(candidate)
+    return tuple(sorted(task))
+
+
+def draw_tasks(source: TaskSource, count: int, least: int, most: int, *purpose: object) -> list[tuple[int, ...]]:
+    """Draw tasks with sizes spread evenly in the logarithm from `least` to `most`, no two alike."""
+    tasks: dict[tuple[int, ...], None] = {}
+    number = 0
+    while len(tasks) < count and number < 20 * count:
+        rng = numpy_rng(0, "size", *purpose, number)
+        size = round(least * (most / least) ** float(rng.random()))
+        task = draw_task(source, size, *purpose, number)
+        if len(task) >= least:
+            tasks[task] = None
+        number += 1
+    return list(tasks)
