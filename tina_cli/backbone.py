@@ -81,7 +81,7 @@ def weights_sha256(state: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def build_trunk(arch: str) -> nn.Module:
+def build_trunk(arch: str) -> Any:
     """Build an untrained trunk by its name; raises `ModelFileError` where no library knows it."""
     prepare_torchvision()
     library, _, name = arch.partition(":")
@@ -107,7 +107,8 @@ def with_weights(spec: BackboneSpec, state: dict[str, Tensor], device: torch.dev
         raise ModelFileError(f"the backbone in {where} is damaged or another one", hint="its SHA-256 does not match")
     module = build_trunk(spec.arch)
     module.load_state_dict(state)
-    return Backbone(spec, module.eval().to(device, memory_format=torch.channels_last), device)
+    module = module.eval().to(device)
+    return Backbone(spec, module.to(memory_format=torch.channels_last), device)
 
 
 def clip_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
@@ -115,7 +116,7 @@ def clip_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
     path = folder / "open_clip_model.safetensors"
     try:
         with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
             return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise GeneratorError(f"cannot read {path}: {error}", hint="is the generator complete?") from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from tina_cli.denoiser import Guidance
 
@@ -16,7 +16,8 @@ KEPT = 0.95  # share of the pictures of a model's own classes that the threshold
 @dataclass(frozen=True)
 class Calibration:
     """`temperature` divides the scores; pictures whose best score is below `threshold` are of none of the classes;
-    `accuracy` are the coefficients of `task_signs` in the log-odds of the expected accuracy."""
+    `accuracy` are the coefficients of `task_signs` in the log-odds of the expected accuracy.
+    """
 
     temperature: float
     threshold: float
@@ -29,7 +30,8 @@ def task_signs(rows: Tensor, guidance: Guidance) -> Tensor:
     One; the logarithm of the number of classes; how like each other the nearest rows are; how new the names are; how much
     pictures said.
     """
-    likeness = rows @ rows.T - 2 * torch.eye(len(rows))
+    unit = normalize(rows, dim=-1)
+    likeness = unit @ unit.T - 2 * torch.eye(len(rows))
     novelty, pictures = guidance.evidence[0].mean(0)
     return torch.stack([torch.ones(()), torch.tensor(len(rows)).log(), likeness.amax(-1).mean(), novelty, pictures])
 
@@ -44,9 +46,7 @@ def fit_calibration(signs: Tensor, scores: list[Tensor], labels: list[Tensor]) -
     best_scores = torch.cat([s.amax(-1)[s.argmax(-1) == y] for s, y in zip(scores, labels, strict=True)])
     right = torch.tensor([float((s.argmax(-1) == y).float().mean()) for s, y in zip(scores, labels, strict=True)])
     temperatures = torch.logspace(-2.5, 0.5, 121)
-    losses = [
-        sum(float(cross_entropy(s / t, y)) for s, y in zip(scores, labels, strict=True)) for t in temperatures.tolist()
-    ]
+    losses = [sum(float(cross_entropy(s / t, y)) for s, y in zip(scores, labels, strict=True)) for t in temperatures.tolist()]
     temperature = float(temperatures[int(torch.tensor(losses).argmin())])
     return Calibration(
         temperature=round(temperature, 6),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from tina_cli.device import prepare_torchvision
@@ -27,7 +27,7 @@ class Clip:
     """An open_clip model with its tokenizer; images must be preprocessed as its backbone says."""
 
     name: str
-    model: nn.Module
+    model: Any  # open_clip types its models loosely
     tokenizer: Any
     device: torch.device
 

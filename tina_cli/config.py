@@ -79,8 +79,8 @@ class DenoiserStage:
     layers: int = 3
     heads: int = 4
     timesteps: int = 1000
-    gamma: float = 4.0
-    noise: float = 0.3
+    gamma: float = 6.0
+    noise: float = 1.0
     steps: int = 3000
     batch: int = 24
     lr: float = 1e-3

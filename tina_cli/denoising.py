@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,11 +18,9 @@ from tina_cli.loop import LoopOptions, train_loop
 from tina_cli.prior import blend, picture_condition, picture_share
 from tina_cli.ridge import KernelRidge, left_out
 from tina_cli.rng import derive, numpy_rng, torch_rng
+from tina_cli.run import Run, Zoo
 from tina_cli.sampling import sample_rows_for
 from tina_cli.zoo.finetune import task_features
-
-if TYPE_CHECKING:
-    from tina_cli.training import Run, Zoo
 
 MOST_PICTURES = 5
 
@@ -54,7 +51,7 @@ def cross_fitted(zoo: Zoo, prior: KernelRidge, groups: int, seed: int) -> Anchor
         out[place, alive] = left_out(prior, rows, group)
         others = likeness.masked_fill(group[:, None] == group[None, :], -1.0)
         novelty[place, alive] = 1 - others.amax(-1)
-    return Anchors(normalize(out, dim=-1), novelty)
+    return Anchors(zoo.spread.standardise(out), novelty)
 
 
 def cluster(points: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
@@ -86,7 +83,9 @@ class Batches:
         """Return one task's guidance [1, K, ...]: words at a random depth of novelty, pictures, or both, class by class."""
         rng = numpy_rng(self.seed, "guidance", *purpose)
         index = torch.tensor(list(task))
-        depths = torch.from_numpy(rng.choice(3, len(task), p=(0.3, 0.4, 0.3))) if depth is None else torch.full((len(task),), depth)
+        depths = (
+            torch.from_numpy(rng.choice(3, len(task), p=(0.3, 0.4, 0.3))) if depth is None else torch.full((len(task),), depth)
+        )
         anchors, conditions, evidence = [], [], []
         rows, novel = self.anchors.rows[depths, index], self.anchors.novelty[depths, index]
         for place, concept in enumerate(task):
@@ -119,9 +118,7 @@ def pad(parts: Sequence[Tensor], size: int) -> Tensor:
     return out
 
 
-def train_denoiser(
-    run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | None
-) -> tuple[Denoiser, dict[str, Tensor]]:
+def train_denoiser(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | None) -> tuple[Denoiser, dict[str, Tensor]]:
     """Train on the zoo's p-Models: squared distance of rows, and cross-entropy of the predicted head on pictures.
 
     Returns the network with its averaged (EMA) parameters, and these.
@@ -137,7 +134,9 @@ def train_denoiser(
         tasks = [zoo.tasks[i] for i in numbers]
         size = max(map(len, tasks))
         guides = [batches.guidance(task, step, i) for i, task in zip(numbers, tasks, strict=True)]
-        guidance = Guidance(*(pad([getattr(g, f) for g in guides], size).to(device) for f in ("condition", "evidence", "anchor")))
+        guidance = Guidance(
+            *(pad([getattr(g, f) for g in guides], size).to(device) for f in ("condition", "evidence", "anchor"))
+        )
         x_0 = pad([encode_rows(zoo.models[i])[None] for i in numbers], size).to(device)
         mask = torch.arange(size)[None] < torch.tensor([len(task) for task in tasks])[:, None]
         mask = mask.to(device)
@@ -183,7 +182,9 @@ def calibrate(run: Run, zoo: Zoo, prior: KernelRidge, network: Denoiser) -> Cali
         task = tasks[number % len(tasks)]
         guidance = batches.guidance(task, "calibration", number, depth=number % 3, pictures=False)
         names = [zoo.concepts[i].name for i in task]
-        rows = sample_rows_for(network, guidance, names, run.recipe.seed, "dpm-solver++", options.sample_steps, options.timesteps, run.device)
+        rows = sample_rows_for(
+            network, guidance, names, run.recipe.seed, "dpm-solver++", options.sample_steps, options.timesteps, run.device
+        )
         features = task_features(zoo.bank, zoo.feature_mean, [task], 8, False, "calibration", number, unit=False)[0]
         signs.append(task_signs(rows, guidance))
         scores.append(features.flatten(0, 1) @ rows.T)

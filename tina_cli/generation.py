@@ -1,12 +1,12 @@
 """GENERATION: a prompt -> a model. Read this first.
 
-    names       the prompt's classes                                        prompt.py
-    senses      which crane is meant                                        lexicon.py
-    evidence    words and pictures as vectors of CLIP's space               clip.py, prior.py
-    guidance    what the denoiser is told: conditions and anchor rows       prior.py
-    rows        noise, a few steps through the denoiser                     sampling.py, denoiser.py
-    head        weight and bias                                             codec.py
-    model       with temperature, threshold, expected accuracy              calibration.py, modelfile.py
+names       the prompt's classes                                        prompt.py
+senses      which crane is meant                                        lexicon.py
+evidence    words and pictures as vectors of CLIP's space               clip.py, prior.py
+guidance    what the denoiser is told: conditions and anchor rows       prior.py
+rows        noise, a few steps through the denoiser                     sampling.py, denoiser.py
+head        weight and bias                                             codec.py
+model       with temperature, threshold, expected accuracy              calibration.py, modelfile.py
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tina_cli.clip import sentences, text_condition
 from tina_cli.codec import head_parameters
 from tina_cli.device import choose_device
 from tina_cli.errors import UsageError
-from tina_cli.generator import Generator, find_generator, open_generator
+from tina_cli.generator import Generator, open_generator
 from tina_cli.images import expand
 from tina_cli.lexicon import Sense
 from tina_cli.modelfile import FORMAT, Model
@@ -32,6 +32,7 @@ from tina_cli.prior import Evidence, guide, picture_condition
 from tina_cli.prompt import check_classes, parse_prompt
 from tina_cli.sampler import SAMPLERS
 from tina_cli.sampling import sample_rows_for
+from tina_cli.weights import find_generator
 
 
 @dataclass(frozen=True)
@@ -42,119 +43,132 @@ class Request:
     images: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     describe: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seed: int = 0
-    steps: int = 0  # 0 is the generator's own number
-    sampler: str = ""  # empty is the generator's own
+    steps: int | None = None  # None is the generator's own number
+    sampler: str | None = None
     samples: int = 1
     bundle: bool = False
 
 
-def understand(prompt: str, generator: Generator) -> list[str]:
-    """Return the class names of a prompt; raises `PromptError`."""
-    return parse_prompt(prompt, generator.lexicon.singular)
+@dataclass(frozen=True)
+class Meaning:
+    """What one class name is taken to mean: pictures or descriptions where there are any, else a sense of the lexicon."""
+
+    name: str
+    sense: Sense | None = None
+    descriptions: Sequence[str] = ()
+    pictures: Sequence[Path] = ()
+
+    def note(self) -> dict[str, Any]:
+        """Return what the model file says of the class."""
+        if not self.descriptions and not self.pictures:
+            found = {"sense": self.sense.id, "gloss": self.sense.gloss} if self.sense else {"sense": None}
+            return {"name": self.name, **found}
+        texts = {"descriptions": list(self.descriptions)} if self.descriptions else {}
+        return {"name": self.name, **texts, **({"pictures": len(self.pictures)} if self.pictures else {})}
 
 
-def generate_model(generator: Generator, request: Request) -> Model:
-    """Generate the model of a request; raises `UsageError`, `PromptError` or `ImageError` for one that cannot be met."""
+def make_request(generator: Generator, prompt: str | None, options: Mapping[str, Any]) -> Request:
+    """Return the request that a prompt, or `options["classes"]`, and further options make; raises `UsageError`.
+
+    With a prompt, pictures and descriptions find their class by its singular too: `cats=` is the prompt's "cats".
+    """
+    values = dict(options)
+    if prompt is None:
+        return Request(**values)
+    values["classes"] = classes = parse_prompt(prompt, generator.lexicon.singular)
+    for key in ("images", "describe"):
+        given = values.get(key) or {}
+        values[key] = {n if n in classes else generator.lexicon.singular(n): what for n, what in given.items()}
+    return Request(**values)
+
+
+def understand(generator: Generator, request: Request) -> list[Meaning]:
+    """Return what each class of a request is taken to mean; raises `UsageError`, `PromptError` or `ImageError`."""
     names = check_classes(request.classes)
-    sampler = request.sampler or generator.info["sampler"]["name"]
-    steps = request.steps or generator.info["sampler"]["steps"]
-    check_request(request, names, sampler, steps, generator.info["sampler"]["timesteps"])
-
-    known = frozenset(concept.sense for concept in generator.concepts if concept.sense)
-    senses = generator.lexicon.choose(names, known)
-    evidence, classes = [], []
-    for name, sense in zip(names, senses, strict=True):
-        item, note = gather(generator, name, sense, request)
-        evidence.append(item)
-        classes.append(note)
-    guidance = guide(generator.prior, evidence)
-
-    best: tuple[float, Tensor] | None = None
-    for number in range(request.samples):
-        rows = sample_rows_for(
-            generator.denoiser, guidance, names, request.seed + number, sampler, steps,
-            generator.info["sampler"]["timesteps"], generator.device,
-        )  # fmt: skip
-        expected = expected_accuracy(task_signs(rows, guidance), generator.calibration.accuracy)
-        if best is None or expected > best[0]:
-            best = (expected, rows)
-    assert best is not None
-    weight, bias = head_parameters(best[1], generator.feature_mean)
-    info: dict[str, Any] = {
-        "format": FORMAT,
-        "classes": classes,
-        "backbone": generator.spec.to_json(),
-        "generator": generator.identity,
-        "seed": request.seed,
-        "sampler": sampler,
-        "steps": steps,
-        "samples": request.samples,
-        "temperature": generator.calibration.temperature,
-        "threshold": generator.calibration.threshold,
-        "expected_accuracy": round(best[0], 4),
-    }
-    return Model(weight, bias, info, generator.backbone.module.state_dict() if request.bundle else {})
-
-
-def check_request(request: Request, names: Sequence[str], sampler: str, steps: int, timesteps: int) -> None:
-    """Raise `UsageError` where a request contradicts itself or the generator."""
-    if sampler not in SAMPLERS:
-        raise UsageError(f"unknown sampler {sampler!r}", hint=f"one of {', '.join(SAMPLERS)}")
-    if not 1 <= steps <= timesteps:
-        raise UsageError(f"--steps must be from 1 to {timesteps}, not {steps}")
-    if request.samples < 1:
-        raise UsageError("--samples must be at least 1")
     for option, given in (("--image", request.images), ("--describe", request.describe)):
         for name in given:
             if name not in names:
                 raise UsageError(f"{option} names {name!r}, which is no class here", hint=f"the classes: {', '.join(names)}")
+    known = frozenset(concept.sense for concept in generator.concepts if concept.sense)
+    return [
+        Meaning(name, sense, request.describe.get(name, ()), expand(request.images.get(name, ())))
+        for name, sense in zip(names, generator.lexicon.choose(names, known), strict=True)
+    ]
 
 
-def gather(generator: Generator, name: str, sense: Sense | None, request: Request) -> tuple[Evidence, dict[str, Any]]:
-    """Return what is known of one class, and the note of it that goes into the model file.
+def generate_model(generator: Generator, request: Request) -> Model:
+    """Generate the model of a request; raises `UsageError`, `PromptError` or `ImageError` for one that cannot be met."""
+    default = generator.info["sampler"]
+    sampler, steps = request.sampler or default["name"], request.steps if request.steps is not None else default["steps"]
+    check_sampling(sampler, steps, default["timesteps"], request.samples)
 
-    Pictures or descriptions say what a name means; the name's own sense counts only where there are neither.
-    """
-    note: dict[str, Any] = {"name": name}
+    meanings = understand(generator, request)
+    names = [meaning.name for meaning in meanings]
+    guidance = guide(generator.prior, generator.spread, [gather(generator, meaning) for meaning in meanings])
+    drawn = []
+    for number in range(request.samples):
+        seed = request.seed + number
+        rows = sample_rows_for(
+            generator.denoiser, guidance, names, seed, sampler, steps, default["timesteps"], generator.device
+        )
+        drawn.append((expected_accuracy(task_signs(rows, guidance), generator.calibration.accuracy), seed, rows))
+    expected, seed, rows = max(drawn, key=lambda item: item[0])
+    weight, bias = head_parameters(rows, generator.feature_mean)
+    info = {
+        "format": FORMAT,
+        "classes": [meaning.note() for meaning in meanings],
+        "backbone": generator.spec.to_json(),
+        "generator": generator.identity,
+        "seed": seed,
+        "sampler": sampler,
+        "steps": steps,
+        "temperature": generator.calibration.temperature,
+        "threshold": generator.calibration.threshold,
+        "expected_accuracy": round(expected, 4),
+    }
+    return Model(weight, bias, info, generator.backbone_state() if request.bundle else {})
+
+
+def check_sampling(sampler: str, steps: int, timesteps: int, samples: int) -> None:
+    """Raise `UsageError` for a sampler, or numbers, that cannot be."""
+    if sampler not in SAMPLERS:
+        raise UsageError(f"unknown sampler {sampler!r}", hint=f"one of {', '.join(SAMPLERS)}")
+    if not 1 <= steps <= timesteps:
+        raise UsageError(f"--steps must be from 1 to {timesteps}, not {steps}")
+    if samples < 1:
+        raise UsageError(f"--samples must be at least 1, not {samples}")
+
+
+def gather(generator: Generator, meaning: Meaning) -> Evidence:
+    """Return the vectors of what is known of one class."""
     words: Tensor | None = None
-    texts = list(request.describe.get(name, ()))
-    paths = expand(request.images.get(name, ()))
-    if texts:
-        words = text_condition(generator.clip, texts)
-        note["descriptions"] = texts
-    elif not paths:
-        words = text_condition(generator.clip, sentences(name, sense, generator.lexicon))
-        note |= {"sense": sense.id, "gloss": sense.gloss} if sense else {"sense": None}
-    if not paths:
+    if meaning.descriptions:
+        words = text_condition(generator.clip, meaning.descriptions)
+    elif not meaning.pictures:
+        words = text_condition(generator.clip, sentences(meaning.name, meaning.sense, generator.lexicon))
+    if not meaning.pictures:
         assert words is not None
-        return Evidence(words, words=words), note
-    features = generator.backbone.read(paths)
+        return Evidence(words, words=words)
+    features = generator.backbone.read(meaning.pictures)
     seen = picture_condition(features, generator.projection)
-    note["pictures"] = len(paths)
     visual = normalize(features - generator.feature_mean, dim=-1).mean(0)
     condition = seen if words is None else normalize(words + seen, dim=-1)
-    return Evidence(condition, visual, len(paths), words), note
+    return Evidence(condition, visual, len(meaning.pictures), words)
 
 
 def generate(
     prompt: str | None = None,
     *,
-    classes: Sequence[str] | None = None,
-    images: Mapping[str, Sequence[Path]] | None = None,
-    describe: Mapping[str, Sequence[str]] | None = None,
     weights: str | None = None,
     clip: str | None = None,
     device: str = "auto",
-    seed: int = 0,
-    steps: int = 0,
-    sampler: str = "",
-    samples: int = 1,
-    bundle: bool = False,
+    **options: Any,
 ) -> Model:
-    """Generate a model from a prompt, or from exact class names; raises `TinaError` and its children."""
-    generator = open_generator(find_generator(weights), choose_device(device), clip)
-    if (prompt is None) == (classes is None):
+    """Generate a model from a prompt, or from exact names given as `classes`; the other options are `Request`'s.
+
+    Raises `TinaError` and its children.
+    """
+    if (prompt is None) == ("classes" not in options):
         raise UsageError("give either a prompt or classes")
-    names = understand(prompt, generator) if prompt is not None else list(classes or ())
-    request = Request(names, images or {}, describe or {}, seed, steps, sampler, samples, bundle)
-    return generate_model(generator, request)
+    generator = open_generator(find_generator(weights), choose_device(device), clip)
+    return generate_model(generator, make_request(generator, prompt, options))

@@ -13,41 +13,27 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from tina_cli.backbone import Backbone, BackboneSpec, clip_backbone, clip_projection, weights_sha256
+from tina_cli.backbone import (
+    TRUNK_PREFIX,
+    Backbone,
+    BackboneSpec,
+    clip_backbone,
+    clip_projection,
+    clip_tensors,
+    weights_sha256,
+)
 from tina_cli.calibration import Calibration
 from tina_cli.clip import Clip, load_clip
+from tina_cli.codec import Spread
 from tina_cli.denoiser import Denoiser
 from tina_cli.errors import DataError, GeneratorError
-from tina_cli.files import pretty_json, read_json, sha256, write_atomic
+from tina_cli.files import pretty_json, sha256, write_atomic
 from tina_cli.lexicon import Lexicon
 from tina_cli.ridge import KernelRidge, gram
+from tina_cli.weights import FORMAT, INFO, read_generator_info
 from tina_cli.zoo.concepts import Concept
 
-FORMAT = 1
-INFO = "generator.json"
 SHAPE = ("row_dim", "condition_dim", "width", "layers", "heads")
-
-
-def embedded_weights() -> Path:
-    """Return the folder of the generator that comes with the package."""
-    inside = Path(__file__).parent / "weights" / "tina-mini"  # in a wheel
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "weights" / "tina-mini"
-
-
-def find_generator(weights: str | None) -> Path:
-    """Return the folder for `None` (the embedded one), a path, or `hf-hub:OWNER/NAME`; raises `GeneratorError`."""
-    if weights is None:
-        return embedded_weights()
-    if weights.startswith("hf-hub:"):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(weights.removeprefix("hf-hub:")))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise GeneratorError(f"cannot fetch {weights}: {reason}", hint="is the network there, and the name right?") from error
-    return Path(weights)
 
 
 @dataclass(frozen=True)
@@ -92,6 +78,12 @@ class Generator:
             return Backbone(self.spec, visual.eval(), self.device)
         return clip_backbone(self.folder / "clip", self.device, self.spec)
 
+    def backbone_state(self) -> dict[str, Tensor]:
+        """Return the trunk's tensors as they are kept, for a model file that is to need nothing else."""
+        if self.info["clip"].get("name"):
+            return self.backbone.module.state_dict()
+        return clip_tensors(self.folder / "clip", TRUNK_PREFIX)
+
     @cached_property
     def projection(self) -> Tensor | None:
         """Return the matrix [d, D] that carries features into the condition space; None where they are in it already."""
@@ -114,8 +106,13 @@ class Generator:
             known["prior.mean"], known["prior.keys"].float(), known["prior.dual"].float(), numbers["gamma"], numbers["noise"]
         )
 
+    @cached_property
+    def spread(self) -> Spread:
+        """Return how scores spread, the scale of rows."""
+        return Spread(self._known["spread.basis"].float(), float(self._known["spread.floor"]))
+
     def generic_rows(self) -> Tensor:
-        """Return the generic model's unit rows [N, D], in the order of `concepts` without the held-out ones."""
+        """Return the generic model's rows [N, D], in the order of `concepts`."""
         ridge = self.prior
         return (gram(ridge.keys, ridge.gamma, ridge.noise) @ ridge.dual.double()).float()
 
@@ -153,7 +150,7 @@ def open_generator(folder: Path, device: torch.device, clip_name: str | None = N
     """Open a generator directory and check every file's hash; raises `GeneratorError`."""
     if not (folder / INFO).is_file():
         raise GeneratorError(f"{folder} is no generator: it has no {INFO}", hint="make one with `tina train`")
-    info = read_info(folder)
+    info = read_generator_info(folder)
     for name, wanted in info["files"].items():
         try:
             found = sha256(folder / name)
@@ -164,21 +161,11 @@ def open_generator(folder: Path, device: torch.device, clip_name: str | None = N
     return Generator(folder, info, device, clip_name)
 
 
-def read_info(folder: Path) -> dict[str, Any]:
-    """Read a generator's description, without torch's help; raises `GeneratorError`."""
-    try:
-        info = read_json(folder / INFO)
-    except DataError as error:
-        raise GeneratorError(error.message, hint="is the generator complete?") from error
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise GeneratorError(f"{folder / INFO} is of another format", hint="upgrade tina, or train the generator again")
-    return info
-
-
 def write_generator(
     folder: Path,
     info: dict[str, Any],
     prior: KernelRidge,
+    spread: Spread,
     feature_mean: Tensor,
     denoiser_state: dict[str, Tensor],
     calibration: Calibration,
@@ -191,6 +178,8 @@ def write_generator(
         "prior.mean": prior.mean,
         "prior.keys": prior.keys.half(),
         "prior.dual": prior.dual.half(),
+        "spread.basis": spread.basis.half(),
+        "spread.floor": torch.tensor(spread.floor),
         "feature_mean": feature_mean,
     }
     write_atomic(folder / "known.safetensors", save({k: v.contiguous() for k, v in known.items()}))

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from tina_cli.config import Preprocess
@@ -34,18 +34,16 @@ def open_image(source: Path | BinaryIO, draft: int = 0) -> Image.Image:
     """
     name = source if isinstance(source, Path) else "standard input"
     try:
-        image = Image.open(source, formats=FORMATS)
+        image: Image.Image = Image.open(source, formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise ImageError(
-                f"{name} has {image.width} x {image.height} pixels", hint=f"at most {MAX_PIXELS // 10**6} million"
-            )
+            raise ImageError(f"{name} has {image.width} x {image.height} pixels", hint=f"at most {MAX_PIXELS // 10**6} million")
         if draft and image.format == "JPEG":
             image.draft("RGB", (2 * draft, 2 * draft))
         image.load()
         image = ImageOps.exif_transpose(image)
     except ImageError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"{name} is no picture", hint=f"known formats: {', '.join(FORMATS)}") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

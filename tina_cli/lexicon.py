@@ -97,7 +97,7 @@ class Lexicon:
         needle = normalise(name).encode()
         if not needle or any(mark in needle for mark in (b"#", b"|", b"\t")):
             return []
-        found = {}
+        found: dict[str, tuple[int, Sense]] = {}
         for match in re.finditer(re.escape(needle) + rb"#(\d+)", self._lower):
             if self._lower[match.start() - 1 : match.start()] in (b"\t", b"|"):
                 sense = self._line_at(self.table.rfind(b"\n", 0, match.start()) + 1)

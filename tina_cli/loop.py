@@ -91,7 +91,9 @@ def train_loop(
     return ema
 
 
-def _state(step: int, named: dict[str, nn.Parameter], ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict:
+def _state(
+    step: int, named: dict[str, nn.Parameter], ema: dict[str, Tensor], optimiser: torch.optim.Optimizer
+) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {"step": torch.tensor(step)}
     for name, parameter in named.items():
         state[f"parameter.{name}"] = parameter.detach().contiguous()
@@ -101,9 +103,7 @@ def _state(step: int, named: dict[str, nn.Parameter], ema: dict[str, Tensor], op
     return state
 
 
-def _restore(
-    path: Path, named: dict[str, nn.Parameter], ema: dict[str, Tensor], optimiser: torch.optim.Optimizer
-) -> int:
+def _restore(path: Path, named: dict[str, nn.Parameter], ema: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> int:
     state: dict[str, Any] = load_file(path)
     if {f"parameter.{name}" for name in named} != {key for key in state if key.startswith("parameter.")}:
         raise DataError(f"the checkpoint {path} is of another network", hint="remove it to start over")

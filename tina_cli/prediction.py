@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from tina_cli.backbone import Backbone, BackboneSpec, with_weights
 from tina_cli.device import choose_device
 from tina_cli.errors import ImageError, ModelFileError
-from tina_cli.generator import find_generator, open_generator
+from tina_cli.generator import open_generator
 from tina_cli.images import load_bytes, load_image
 from tina_cli.modelfile import Model, read_model
+from tina_cli.weights import find_generator
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,3 @@ def load_classifier(model: str | Path, weights: str | None = None, device: str =
             hint=f"name its generator ({content.info['generator'].get('name')}) with --weights, or generate with --bundle",
         )
     return Classifier(content, generator.backbone)
-
-
-def accuracy(scores: Tensor, labels: Tensor) -> float:
-    """Return the share of scores [n, K] whose largest is the label's."""
-    return float((scores.argmax(-1) == labels).float().mean()) if len(labels) else float("nan")
-
-
-__all__ = ["Classifier", "Prediction", "accuracy", "load_classifier", "torch"]

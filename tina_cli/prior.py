@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tina_cli.codec import encode_rows
+from tina_cli.codec import Spread, encode_rows
 from tina_cli.denoiser import Guidance
 from tina_cli.ridge import KernelRidge
-
-PICTURE_WEIGHT = 1.0  # pictures that weigh as much as the words
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,11 @@ class Evidence:
     words: Tensor | None = None  # the text condition [d], None where pictures alone say what is meant
 
 
-def guide(prior: KernelRidge, evidence: list[Evidence]) -> Guidance:
+def guide(prior: KernelRidge, spread: Spread, evidence: list[Evidence]) -> Guidance:
     """Return the guidance of one task: condition [1, K, d], evidence [1, K, 2], anchor tokens [1, K, D]."""
     rows = []
     for item in evidence:
-        text = None if item.words is None else normalize(prior.predict(item.words[None])[0], dim=-1)
+        text = None if item.words is None else spread.standardise(prior.predict(item.words[None])[0])
         rows.append(blend(text, item.visual, item.pictures))
     conditions = torch.stack([item.condition for item in evidence])
     words = torch.stack([item.condition if item.words is None else item.words for item in evidence])
@@ -38,15 +36,20 @@ def guide(prior: KernelRidge, evidence: list[Evidence]) -> Guidance:
     return Guidance(normalize(conditions - prior.mean, dim=-1)[None], told[None], encode_rows(torch.stack(rows))[None])
 
 
-def blend(text: Tensor | None, visual: Tensor | None, pictures: Tensor | int) -> Tensor:
-    """Return the anchor row of words and pictures: unit vectors weighed 1 to pictures / PICTURE_WEIGHT."""
+def blend(text: Tensor | None, visual: Tensor | None, pictures: int) -> Tensor:
+    """Return the anchor row [D] of words and pictures: directions weighed 1 to the root of the number of pictures.
+
+    The row of words alone has unit spread, that of pictures alone unit length, and a mixture a length in between: on held-out
+    classes each was the best of those tried, with one picture as with five.
+    """
     if text is None:
         assert visual is not None
         return normalize(visual, dim=-1)
     if visual is None:
         return text
-    weight = torch.as_tensor(pictures) / PICTURE_WEIGHT
-    return normalize(text + weight[..., None] * normalize(visual, dim=-1), dim=-1)
+    weight = pictures**0.5
+    direction = normalize(normalize(text, dim=-1) + weight * normalize(visual, dim=-1), dim=-1)
+    return direction * (text.norm() + weight) / (1 + weight)
 
 
 def novelty(prior: KernelRidge, conditions: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ def novelty(prior: KernelRidge, conditions: Tensor) -> Tensor:
 
 def picture_share(pictures: Tensor) -> Tensor:
     """Return how much pictures count, 0 for none towards 1 for many."""
-    return pictures / (pictures + PICTURE_WEIGHT)
+    return pictures / (pictures + 1)
 
 
 def picture_condition(features: Tensor, projection: Tensor | None) -> Tensor:

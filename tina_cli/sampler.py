@@ -7,6 +7,7 @@ Each takes `denoise(x_t [B, K, R], t) -> x_0`, the starting noise, a grid of des
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ NoiseAt = Callable[[int], Tensor]
 def sample_ddpm(denoise: Denoise, x: Tensor, times: Tensor, noise_at: NoiseAt) -> Tensor:
     """Ancestral sampling (Ho et al. 2020, algorithm 2, with the posterior of equation 7)."""
     x_0 = x
-    for step, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for step, (t, s) in enumerate(pairwise(times)):
         x_0 = denoise(x, t)
         if s == 0:
             break
@@ -35,7 +36,7 @@ def sample_ddpm(denoise: Denoise, x: Tensor, times: Tensor, noise_at: NoiseAt) -
 def sample_ddim(denoise: Denoise, x: Tensor, times: Tensor, noise_at: NoiseAt) -> Tensor:
     """Deterministic sampling (Song et al. 2021, Denoising Diffusion Implicit Models, equation 12 with sigma = 0)."""
     x_0 = x
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         x_0 = denoise(x, t)
         if s == 0:
             break
@@ -49,7 +50,7 @@ def sample_dpmpp_2m(denoise: Denoise, x: Tensor, times: Tensor, noise_at: NoiseA
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), the last step to time 0 taken as the prediction itself."""
     x_0 = x
     before: tuple[Tensor, Tensor] | None = None  # the last prediction and the last step in log-SNR
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         x_0 = denoise(x, t)
         if s == 0:
             break

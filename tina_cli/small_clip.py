@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save
@@ -14,13 +13,13 @@ from tina_cli.backbone import clip_backbone
 from tina_cli.clip import Clip, sentences, text_condition
 from tina_cli.errors import UsageError
 from tina_cli.files import write_atomic
+from tina_cli.lexicon import Lexicon
+from tina_cli.run import Run, features_stage
 from tina_cli.student import new_clip, start_embedding, train_text_tower, write_clip
 from tina_cli.teacher import SentenceEncoder, concrete_nouns, fit_teacher, teach
 from tina_cli.wordnet import read_wordnet
 from tina_cli.zoo.concepts import collect, imagenet_concepts
-
-if TYPE_CHECKING:
-    from tina_cli.training import Run
+from tina_cli.zoo.store import feature_bank
 
 
 def make_small_clip(run: Run) -> Path:
@@ -69,10 +68,6 @@ def fit_projection(run: Run, clip: Clip, folder: Path) -> Tensor:
 
     Held-out classes and test pictures take no part; every class weighs the same.
     """
-    from tina_cli.lexicon import Lexicon
-    from tina_cli.training import features_stage
-    from tina_cli.zoo.store import feature_bank
-
     options, zoo = run.recipe.clip, run.recipe.zoo
     lexicon = Lexicon.read(run.work / "lexicon.gz")
     lexicon.index()
@@ -94,5 +89,6 @@ def fit_projection(run: Run, clip: Clip, folder: Path) -> Tensor:
         x, y = normalize(torch.stack(means), dim=-1).double(), torch.stack(texts).double()
         spread = x.square().sum() / x.shape[1]
         gram = x.T @ x + options.projection_noise * 0.01 * spread * torch.eye(x.shape[1], dtype=torch.float64)
+        cache.parent.mkdir(exist_ok=True)
         write_atomic(cache, save({"projection": torch.linalg.solve(gram, x.T @ y).T.float().contiguous()}))
     return load_file(cache)["projection"]

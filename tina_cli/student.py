@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from tina_cli.clip import NAME_TEMPLATES, SENSE_TEMPLATES
@@ -18,8 +18,8 @@ from tina_cli.device import prepare_torchvision
 from tina_cli.errors import DataError
 from tina_cli.files import pretty_json, write_atomic
 from tina_cli.loop import LoopOptions, Report, train_loop
-from tina_cli.rng import numpy_rng
 from tina_cli.ridge import KernelRidge
+from tina_cli.rng import numpy_rng
 from tina_cli.teacher import Noun, SentenceEncoder
 
 TRUNK = "tf_efficientnet_lite0"
@@ -52,7 +52,7 @@ def clip_config(options: ClipStage, embed_dim: int) -> dict[str, Any]:
     }
 
 
-def new_clip(options: ClipStage, embed_dim: int) -> nn.Module:
+def new_clip(options: ClipStage, embed_dim: int) -> Any:
     """Build the small CLIP: random text tower, image trunk with its ImageNet weights."""
     prepare_torchvision()
     import open_clip
@@ -82,7 +82,7 @@ def imagenet_weights() -> dict[str, Tensor]:
 
 def view(noun: Noun, index: int) -> str:
     """Return one of the sentences about a noun; one without a gloss or a kind falls back to its name."""
-    if (index == 2 or index == 4) and not noun.gloss or index == 3 and not noun.kind:
+    if ((index == 2 or index == 4) and not noun.gloss) or (index == 3 and not noun.kind):
         index = 1
     return VIEWS[index].format(name=noun.name, gloss=noun.gloss, kind=noun.kind)
 
@@ -103,7 +103,7 @@ def start_embedding(encoder: SentenceEncoder, ridge: KernelRidge, tokenizer: Any
 
 
 def train_text_tower(
-    model: nn.Module,
+    model: Any,
     tokenizer: Any,
     nouns: Sequence[Noun],
     targets: Tensor,
@@ -139,13 +139,10 @@ def train_text_tower(
     model.text.eval()
 
 
-def write_clip(model: nn.Module, options: ClipStage, folder: Path) -> None:
+def write_clip(model: Any, options: ClipStage, folder: Path) -> None:
     """Write an open_clip folder: configuration and weights, matrices in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: (value.half() if value.ndim > 1 else value).contiguous()
-        for name, value in model.state_dict().items()
-    }
+    state = {name: (value.half() if value.ndim > 1 else value).contiguous() for name, value in model.state_dict().items()}
     embed_dim = model.text.output_dim
     write_atomic(folder / "open_clip_config.json", pretty_json(clip_config(options, embed_dim)).encode())
     write_atomic(folder / "open_clip_model.safetensors", save(state))

@@ -85,9 +85,7 @@ class SentenceEncoder:
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for start in range(0, len(texts), batch):
             rows = order[start : start + batch]
-            tokens = self.tokenizer(
-                [texts[i] for i in rows], padding=True, truncation=True, max_length=48, return_tensors="pt"
-            )
+            tokens = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=48, return_tensors="pt")
             hidden = self.network(**tokens).last_hidden_state  # (B, L, 384)
             mask = tokens["attention_mask"][..., None].float()
             out[rows] = normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
@@ -103,7 +101,9 @@ def genuine_vectors(path: Path) -> tuple[list[str], Tensor]:
         raise DataError(f"cannot read CLIP text vectors from {path}: {error}", hint="see docs/training.md") from error
 
 
-def fit_teacher(encoder: SentenceEncoder, lexicon: Lexicon, path: Path, gamma: float, noise: float) -> tuple[KernelRidge, Tensor]:
+def fit_teacher(
+    encoder: SentenceEncoder, lexicon: Lexicon, path: Path, gamma: float, noise: float
+) -> tuple[KernelRidge, Tensor]:
     """Fit the regression from the sentence encoder's views to genuine CLIP vectors; return it with their mean [d]."""
     names, vectors = genuine_vectors(path)
     plain = [re.sub(r"\s*\(.*?\)", "", name) for name in names]

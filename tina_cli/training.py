@@ -11,94 +11,31 @@ from: a stage that is done is read, a changed input makes a new file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from tina_cli.backbone import Backbone, BackboneSpec, clip_backbone, clip_projection, weights_sha256
 from tina_cli.clip import load_clip, sentences, text_condition
-from tina_cli.config import Preprocess, Recipe
-from tina_cli.errors import DataError, UsageError
-from tina_cli.files import digest, pretty_json, read_json, write_atomic
-from tina_cli.generator import INFO, embedded_weights, open_generator, write_generator
-from tina_cli.images import read_classes
+from tina_cli.codec import fit_spread
+from tina_cli.config import Preprocess
+from tina_cli.files import digest, sha256, write_atomic
+from tina_cli.generator import open_generator, write_generator
 from tina_cli.lexicon import Lexicon
-from tina_cli.loop import Report
 from tina_cli.ridge import KernelRidge, fit_kernel_ridge
+from tina_cli.run import Run, Zoo, features_stage, prepare
+from tina_cli.weights import INFO, embedded_weights
 from tina_cli.zoo.concepts import Concept, collect, imagenet_concepts
 from tina_cli.zoo.finetune import finetune_heads, fit_generic, task_features
-from tina_cli.zoo.store import FeatureBank, extract, feature_bank, sharded, write_manifest
+from tina_cli.zoo.store import FeatureBank, feature_bank, sharded, write_manifest
 from tina_cli.zoo.tasks import TaskSource, draw_tasks, exclusions
 
 STAGES = ("clip", "features", "zoo", "diffusion")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: where from, where to, how."""
-
-    data: dict[str, dict[str, list[Path]]]  # set -> class -> pictures
-    out: Path
-    work: Path
-    recipe: Recipe
-    clip: str | None  # an open_clip name; None is the embedded one, or the one the recipe makes
-    device: torch.device
-    report: Report
-    vectors: Path | None = None
-    wordnet: Path = Path("/usr/share/wordnet")
-
-
-@dataclass(frozen=True)
-class Zoo:
-    """What the zoo stage hands on. Rows are unit rows; `alive` are the concepts that have one and are not held out."""
-
-    concepts: list[Concept]
-    places: dict[str, list[int]]
-    bank: FeatureBank
-    feature_mean: Tensor
-    conditions: Tensor
-    rows: Tensor
-    alive: Tensor
-    tasks: list[tuple[int, ...]]
-    heldout_tasks: list[tuple[int, ...]]
-    models: list[Tensor]
-
-
-def read_data(folders: Sequence[Path], most: int) -> dict[str, dict[str, list[Path]]]:
-    """Read picture sets, one folder of classes each, at most `most` pictures a class; raises `DataError`."""
-    sets: dict[str, dict[str, list[Path]]] = {}
-    for folder in folders:
-        if folder.name in sets:
-            raise DataError(f"two data folders are called {folder.name}", hint="rename one")
-        sets[folder.name] = {name.replace("_", " "): paths[:most] for name, paths in read_classes(folder).items()}
-    if sum(len(classes) for classes in sets.values()) < 2:
-        raise DataError("the data have fewer than two classes")
-    return sets
-
-
-def prepare(run: Run, resume: bool) -> bool:
-    """Make the working folder, or check that it is this run's; say whether there is anything left to do.
-
-    Raises `UsageError` where the folder holds other work, or this one's and `resume` was not asked for.
-    """
-    listing = {name: {c: [p.name for p in ps] for c, ps in classes.items()} for name, classes in run.data.items()}
-    config = {"recipe": asdict(run.recipe), "clip": run.clip, "data": digest(listing)}
-    path = run.work / "run.json"
-    if path.exists():
-        if read_json(path) != json.loads(pretty_json(config)):
-            raise UsageError(f"{run.work} holds another training", hint="choose another --work, or remove it")
-        if not resume:
-            raise UsageError(f"{run.work} holds this training, begun before", hint="add --resume to go on with it")
-    elif (run.out / INFO).exists():
-        raise UsageError(f"{run.out} holds a generator", hint="choose another --out, or remove it")
-    run.work.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, pretty_json(config).encode())
-    return not (run.work / "done.json").exists()
 
 
 def train(run: Run, stage: str, resume: bool) -> bool:
@@ -143,28 +80,14 @@ def open_backbone(run: Run, clip_folder: Path | None) -> tuple[Backbone, Lexicon
     return visual_backbone(run.clip, visual, run.device), lexicon
 
 
-def visual_backbone(name: str, visual: nn.Module, device: torch.device) -> Backbone:
+def visual_backbone(name: str, visual: Any, device: torch.device) -> Backbone:
     """Return an open_clip model's image tower as a backbone; its features are CLIP's own image vectors."""
-    how = visual.preprocess_cfg  # type: ignore[union-attr]
-    size = how["size"] if isinstance(how["size"], int) else how["size"][0]  # type: ignore[index]
-    dim = int(visual.output_dim)  # type: ignore[arg-type]
-    pictures = Preprocess(size, tuple(how["mean"]), tuple(how["std"]), how["interpolation"])  # type: ignore[index]
+    how = visual.preprocess_cfg
+    size = how["size"] if isinstance(how["size"], int) else how["size"][0]
+    dim = int(visual.output_dim)
+    pictures = Preprocess(size, tuple(how["mean"]), tuple(how["std"]), how["interpolation"])
     spec = BackboneSpec(f"open_clip:{name.partition(':')[0]}", weights_sha256(visual.state_dict()), dim, pictures)
     return Backbone(spec, visual.eval(), device)
-
-
-def features_stage(run: Run, backbone: Backbone) -> dict[str, tuple[Tensor, Tensor]]:
-    """Compute every picture's features once."""
-    total = sum(len(paths) for classes in run.data.values() for paths in classes.values())
-    done = 0
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        run.report(stage="features", event="step", step=done, of=total)
-
-    options = run.recipe.features
-    return extract(run.data, backbone, run.work / "features", options.shard, options.batch, tick)
 
 
 def known_before(run: Run, spec: BackboneSpec) -> tuple[list[Concept], Tensor]:
@@ -195,9 +118,8 @@ def concept_conditions(run: Run, concepts: Sequence[Concept], lexicon: Lexicon, 
                 run.report(stage="conditions", event="step", step=number, of=len(texts))
         return {"conditions": torch.stack(rows)}
 
-    weights = clip_folder / "open_clip_model.safetensors" if clip_folder else None
-    key = [texts, weights.stat().st_size if weights else run.clip, weights.stat().st_mtime_ns if weights else 0]
-    return sharded(run.work, "conditions", key, make)["conditions"]
+    which = sha256(clip_folder / "open_clip_model.safetensors") if clip_folder else run.clip
+    return sharded(run.work, "conditions", [texts, which], make)["conditions"]
 
 
 def zoo_stage(
@@ -229,17 +151,21 @@ def zoo_stage(
         key,
         lambda: {"rows": fit_generic(bank, feature_mean, known, fixed, heldout, options.generic_steps, options.scale, report)},
     )["rows"]
+    fitted = ~bank.test & ~heldout[bank.concept]
+    weights = 1 / torch.bincount(bank.origin)[bank.origin[fitted]].float()  # every set weighs the same
+    alive = torch.zeros(len(concepts), dtype=torch.bool)
+    alive[bank.concept[fitted]] = True
+    alive = (alive | fixed) & ~heldout
+    spread = fit_spread(bank.features[fitted].float() - feature_mean, weights, rows[alive])
+    rows = spread.standardise(rows)
     pictured = torch.zeros(len(concepts), dtype=torch.bool)
     pictured[bank.concept[~bank.test]] = True
-    alive = (fixed | pictured) & ~heldout
 
     centred = normalize(conditions - conditions[alive].mean(0), dim=-1)
     usable = tuple((pictured & ~heldout).nonzero()[:, 0].tolist())
     allowed = set(usable)
     kept = [tuple(sorted({i for i in members if i in allowed})) for members in places.values()]
-    source = TaskSource(
-        usable, tuple(k for k in kept if len(k) >= 2), centred @ centred.T, exclusions(concepts, lexicon)
-    )
+    source = TaskSource(usable, tuple(k for k in kept if len(k) >= 2), centred @ centred.T, exclusions(concepts, lexicon))
     most = min(options.max_classes, len(usable))
     drawn = draw_tasks(source, options.tasks + options.heldout_tasks, options.min_classes, most, seed)
     heldout_tasks, tasks = drawn[: options.heldout_tasks], drawn[options.heldout_tasks :]
@@ -259,10 +185,10 @@ def zoo_stage(
         def make(part: list[tuple[int, ...]] = part, start: int = start) -> dict[str, Tensor]:
             return finetune_part(run, bank, feature_mean, rows, part, start)
 
-        made = sharded(run.work / "zoo", "models", [key, part], make)
+        made = sharded(run.work / "zoo", "models", [key, spread.floor, part], make)
         models += [made[f"{i:06d}"].float() for i in range(len(part))]
         run.report(stage="zoo", event="step", step=start + len(part), of=len(tasks))
-    return Zoo(concepts, places, bank, feature_mean, conditions, rows, alive, tasks, heldout_tasks, models)
+    return Zoo(concepts, places, bank, feature_mean, conditions, rows, spread, alive, tasks, heldout_tasks, models)
 
 
 def finetune_part(
@@ -317,4 +243,4 @@ def diffusion_stage(run: Run, zoo: Zoo, spec: BackboneSpec, lexicon: Lexicon, cl
         "concepts": [[c.name, c.sense] for c in alive],
         "heldout": [[c.name, c.sense, c.heldout] for c in zoo.concepts if c.heldout],
     }
-    write_generator(run.out, info, prior, zoo.feature_mean, state, calibration, lexicon, clip_folder)
+    write_generator(run.out, info, prior, zoo.spread, zoo.feature_mean, state, calibration, lexicon, clip_folder)

@@ -9,14 +9,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from tina_cli.loop import Report
+from tina_cli.rng import torch_rng
 from tina_cli.zoo.store import FeatureBank
 
 
 def finetune_heads(start: Tensor, features: Tensor, steps: int, lr: float, scale: float, pull: float) -> Tensor:
-    """Fine-tune T heads at once from their generic rows: unit rows [T, K, D].
+    """Fine-tune T heads at once from their generic rows: rows [T, K, D].
 
-    start [T, K, D] are unit rows, features [T, K, n, D] centred features of n pictures per class. Minimised by Adam is
-    the mean cross-entropy of the cosine scores times `scale`, plus `pull` times the squared distance to the start.
+    start [T, K, D] are the rows, features [T, K, n, D] centred unit features of n pictures per class. Minimised by Adam is
+    the mean cross-entropy of the scores times `scale`, plus `pull` times the squared distance to the start.
     """
     tasks, classes, pictures, _ = features.shape
     flat = features.flatten(1, 2)  # (T, K n, D)
@@ -24,14 +25,13 @@ def finetune_heads(start: Tensor, features: Tensor, steps: int, lr: float, scale
     rows = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([rows], lr=lr * start.shape[-1] ** -0.5)
     for _ in range(steps):
-        unit = normalize(rows, dim=-1)
-        scores = scale * flat @ unit.transpose(1, 2)  # (T, K n, K)
+        scores = scale * flat @ rows.transpose(1, 2)  # (T, K n, K)
         loss = cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="sum") / (classes * pictures)
-        loss = loss + pull * (unit - start).square().sum() / classes
+        loss = loss + pull * (rows - start).square().sum() / classes
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return normalize(rows.detach(), dim=-1)
+    return rows.detach()
 
 
 def fit_generic(
@@ -87,8 +87,6 @@ def fit_generic(
 
 def sample_rows(count: int, size: int, *purpose: object) -> Tensor:
     """Return `size` of `count` places, all of them where there are no more."""
-    from tina_cli.rng import torch_rng
-
     if count <= size:
         return torch.arange(count)
     return torch.randint(count, (size,), generator=torch_rng(0, "sample", *purpose))
@@ -104,8 +102,6 @@ def task_features(
     unit: bool = True,
 ) -> Tensor:
     """Return centred features [T, K, pictures, D] drawn for tasks of one size K, with replacement, of unit length or not."""
-    from tina_cli.rng import torch_rng
-
     rng = torch_rng(0, "pictures", *purpose)
     places = []
     for task in tasks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -46,7 +47,11 @@ def extract(
             part = listed[start : start + shard]
             key = [backbone.spec.sha256, [[p.parent.name, p.name, p.stat().st_size] for p, _ in part]]
             paths = [path for path, _ in part]
-            made = sharded(folder, name, key, lambda paths=paths: {"features": backbone.read(paths, batch).half()})
+
+            def make(paths: list[Path] = paths) -> dict[str, Tensor]:
+                return {"features": backbone.read(paths, batch).half()}
+
+            made = sharded(folder, name, key, make)
             features.append(made["features"])
             labels += [label for _, label in part]
             tick(len(part))
@@ -65,15 +70,17 @@ class FeatureBank:
 
     def rows_of(self, concept: int, test: bool) -> Tensor:
         """Return the places of a concept's training or test pictures."""
-        return (self._tests if test else self._trains).get(concept, torch.empty(0, dtype=torch.long))
+        return self._places[test].get(concept, torch.empty(0, dtype=torch.long))
 
-    def __post_init__(self) -> None:
-        for name, wanted in (("_trains", False), ("_tests", True)):
-            places = (self.test == wanted).nonzero()[:, 0]
-            order = places[torch.argsort(self.concept[places], stable=True)]
-            values, counts = torch.unique_consecutive(self.concept[order], return_counts=True)
-            parts = dict(zip(values.tolist(), order.split(counts.tolist()), strict=True))
-            object.__setattr__(self, name, parts)
+    @cached_property
+    def _places(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        return self._places_where(False), self._places_where(True)
+
+    def _places_where(self, test: bool) -> dict[int, Tensor]:
+        places = (self.test == test).nonzero()[:, 0]
+        order = places[torch.argsort(self.concept[places], stable=True)]
+        values, counts = torch.unique_consecutive(self.concept[order], return_counts=True)
+        return dict(zip(values.tolist(), order.split(counts.tolist()), strict=True))
 
 
 def feature_bank(

@@ -1,0 +1,1 @@
+"""One thin file a command: check the inputs, call the core, present the result."""

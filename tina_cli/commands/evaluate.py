@@ -1,0 +1,128 @@
+"""`tina evaluate`: the accuracy of a model file, or of a generator beside its baselines, on folders of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tina_cli import options
+from tina_cli.console import Steps, result, result_json, say, table
+from tina_cli.errors import DataError, GateMissed, UsageError
+
+
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="A model file, or a generator directory.")],
+    data: Annotated[Path, typer.Option(help="Pictures: one subfolder a class, or test/ and train/ with such subfolders.")],
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Model: go on without classes that have no folder.")
+    ] = False,
+    min_accuracy: Annotated[float | None, typer.Option(help="Exit with 3 where the accuracy is below.", min=0, max=1)] = None,
+    tasks: Annotated[int, typer.Option(help="Generator: so many random tasks.", min=1)] = 100,
+    classes: Annotated[str, typer.Option(help="Generator: classes a task, or all for one task of all folders.")] = "5",
+    shots: Annotated[int, typer.Option(help="Generator: so many pictures a class as prompts, instead of names.", min=0)] = 0,
+    shuffle_names: Annotated[
+        bool, typer.Option("--shuffle-names", help="Generator: shuffle each task's names. A control: the result is chance.")
+    ] = False,
+    seed: options.Seed = 0,
+    weights: options.Weights = None,
+    clip: options.Clip = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure accuracy on pictures, with intervals: of a model, or of what a generator makes of the folders' names."""
+    if not path.exists():
+        raise DataError(f"there is no file {path}")
+    if path.is_dir():
+        count = None if classes == "all" else int(classes) if classes.isdigit() else 0
+        if count is not None and count < 2:
+            raise UsageError(f"--classes must be a number from 2 up, or all, not {classes!r}")
+        values = of_generator(path, data, tasks, count, shots, shuffle_names, seed, clip, device, quiet)
+        accuracy = next(row["accuracy"] for row in values["rows"] if row["method"] == "tina")
+    else:
+        values = of_model(path, data, allow_missing, weights, device, quiet)
+        accuracy = values["accuracy"]
+    if json:
+        result_json(values)
+    elif "rows" in values:
+        show_methods(values)
+    else:
+        show_model(values)
+    if min_accuracy is not None and accuracy < min_accuracy:
+        raise GateMissed(f"the accuracy {accuracy:.4f} is below {min_accuracy}")
+
+
+def of_model(path: Path, data: Path, allow_missing: bool, weights: str | None, device: str, quiet: bool) -> dict[str, Any]:
+    """Evaluate a model file on the folders that are its classes; raises `DataError` where a class has none."""
+    from tina_cli.modelfile import read_info
+
+    read_info(path)
+    from tina_cli.evaluation import evaluate_model, match_folders
+    from tina_cli.images import read_classes
+    from tina_cli.lexicon import Lexicon
+    from tina_cli.prediction import load_classifier
+    from tina_cli.weights import find_generator
+
+    folders = read_classes(data)
+    classifier = load_classifier(path, weights, device)
+    lexicon = Lexicon.read(find_generator(weights) / "lexicon.gz")
+    matched = match_folders(list(folders), classifier.model.classes, lexicon)
+    if left := [name for name in folders if name not in matched]:
+        say(f"left out, no class of the model: {', '.join(left)}", quiet)
+    pictures: dict[str, list[Path]] = {}
+    for folder, name in matched.items():
+        pictures.setdefault(name, []).extend(folders[folder])
+    missing = [name for name in classifier.model.classes if name not in pictures]
+    if missing and not (allow_missing and pictures):
+        raise DataError(f"{data} has no folder for {', '.join(missing)}", hint="add it, or give --allow-missing")
+    total, done = sum(map(len, pictures.values())), 0
+    with Steps(quiet) as progress:
+
+        def tick(count: int) -> None:
+            nonlocal done
+            done += count
+            progress.step("pictures", done, total)
+
+        return evaluate_model(classifier, pictures, tick)
+
+
+def of_generator(
+    path: Path, data: Path, tasks: int, classes: int | None, shots: int, shuffled: bool, seed: int, clip: str | None,
+    device: str, quiet: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Evaluate a generator on tasks drawn from the folders; features of pictures are kept in the user's cache."""
+    from platformdirs import user_cache_path
+
+    from tina_cli.comparison import Protocol, compare, read_splits
+    from tina_cli.device import choose_device
+    from tina_cli.generator import open_generator
+
+    test, train = read_splits(data)
+    generator = open_generator(path, choose_device(device), clip)
+    protocol = Protocol(tasks, classes, shots, shuffled, seed)
+    with Steps(quiet) as progress:
+        return compare(generator, test, train, protocol, user_cache_path("tina") / "features", progress.step)
+
+
+def show_model(values: dict[str, Any]) -> None:
+    """Print a model's evaluation."""
+    low, high = values["ci95"]
+    result(
+        f"accuracy {values['accuracy']:.3f} [{low:.3f}, {high:.3f}] on {values['n']} pictures, chance {values['chance']:.3f}"
+    )
+    result(f"expected calibration error {values['ece']:.3f}")
+    rows = [[name, str(entry["n"]), f"{entry['accuracy']:.3f}"] for name, entry in values["per_class"].items()]
+    table(["class", "pictures", "accuracy"], rows)
+
+
+def show_methods(values: dict[str, Any]) -> None:
+    """Print a generator's evaluation."""
+    rows = []
+    for row in values["rows"]:
+        low, high = row["ci95"]
+        rows.append(
+            [row["method"], f"{row['accuracy']:.3f}", f"[{low:.3f}, {high:.3f}]", str(row["classes"]), str(row["n_tasks"])]
+        )
+    table(["method", "accuracy", "95 % interval", "classes", "tasks"], rows)
