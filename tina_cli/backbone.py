@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from tina_cli.config import Preprocess, from_dict
-from tina_cli.device import prepare_torchvision
+from tina_cli.device import prepare_torchvision, quiet_logging
 from tina_cli.errors import GeneratorError, ModelFileError
-from tina_cli.files import read_json
+from tina_cli.files import read_json, sha256
 from tina_cli.images import batches
 
 TRUNK_PREFIX = "visual.trunk."
 PROJECTION = "visual.head.proj.weight"
+LOCAL = "open_clip-folder"  # a tower that only its folder can rebuild
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def build_trunk(arch: str) -> Any:
             return open_clip.create_model(name, pretrained=None).visual
     except RuntimeError as error:
         raise ModelFileError(f"unknown backbone {arch!r}: {error}") from error
-    raise ModelFileError(f"unknown backbone {arch!r}", hint="a newer tina may know it")
+    raise ModelFileError(f"the backbone {arch!r} cannot be built from its name", hint="use the generator it came from")
 
 
 def with_weights(spec: BackboneSpec, state: dict[str, Tensor], device: torch.device, where: str) -> Backbone:
@@ -111,9 +112,17 @@ def with_weights(spec: BackboneSpec, state: dict[str, Tensor], device: torch.dev
     return Backbone(spec, module.to(memory_format=torch.channels_last), device)
 
 
+def clip_weights(folder: Path) -> Path:
+    """Return the weight file of an open_clip folder; raises `GeneratorError` where there is none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files or not (folder / "open_clip_config.json").is_file():
+        raise GeneratorError(f"{folder} is no open_clip folder", hint="it needs open_clip_config.json and a .safetensors file")
+    return files[0]
+
+
 def clip_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
     """Return the tensors of an open_clip folder whose names start so, without the prefix; raises `GeneratorError`."""
-    path = folder / "open_clip_model.safetensors"
+    path = clip_weights(folder)
     try:
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
@@ -122,26 +131,45 @@ def clip_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
         raise GeneratorError(f"cannot read {path}: {error}", hint="is the generator complete?") from error
 
 
-def clip_projection(folder: Path) -> Tensor:
-    """Return the matrix [d, D] from an open_clip folder's trunk features to its vectors; raises `GeneratorError`."""
-    tensors = clip_tensors(folder, PROJECTION)
-    if "" not in tensors:
-        raise GeneratorError(f"the CLIP in {folder} has no linear projection", hint="only timm image towers with one fit")
-    return tensors[""].float()
+def has_linear_head(folder: Path) -> bool:
+    """Say whether a CLIP's image tower is a timm trunk and a matrix; heads are then made for the trunk's features."""
+    config = read_json(folder / "open_clip_config.json")["model_cfg"]["vision_cfg"]
+    return "timm_model_name" in config and config.get("timm_proj") == "linear"
 
 
-def clip_backbone(folder: Path, device: torch.device, spec: BackboneSpec | None = None) -> Backbone:
-    """Load the image trunk of an open_clip folder with a timm trunk; raises `GeneratorError`."""
+def clip_projection(folder: Path) -> Tensor | None:
+    """Return the matrix [d, D] from features to the CLIP's vectors; None where features are these vectors."""
+    return clip_tensors(folder, PROJECTION)[""].float() if has_linear_head(folder) else None
+
+
+def clip_backbone(folder: Path, device: torch.device) -> Backbone:
+    """Load the image tower of an open_clip folder; raises `GeneratorError`."""
+    weights = clip_weights(folder)
+    if not has_linear_head(folder):
+        prepare_torchvision()
+        import open_clip
+
+        with quiet_logging():
+            model = open_clip.create_model(f"local-dir:{folder}")
+        return tower_backbone(f"{LOCAL}:{sha256(weights)[:12]}", model.visual, device)
     config = read_json(folder / "open_clip_config.json")
+    values = config["preprocess_cfg"]
+    how = Preprocess(
+        size=int(config["model_cfg"]["vision_cfg"]["image_size"]),
+        mean=tuple(values["mean"]),
+        std=tuple(values["std"]),
+        interpolation=values["interpolation"],
+    )
+    arch = f"timm:{config['model_cfg']['vision_cfg']['timm_model_name']}"
     state = clip_tensors(folder, TRUNK_PREFIX)
-    if spec is None:
-        values = config.get("preprocess_cfg", {})
-        how = Preprocess(
-            size=int(config["model_cfg"]["vision_cfg"]["image_size"]),
-            mean=tuple(values["mean"]),
-            std=tuple(values["std"]),
-            interpolation=values["interpolation"],
-        )
-        arch = f"timm:{config['model_cfg']['vision_cfg']['timm_model_name']}"
-        spec = BackboneSpec(arch, weights_sha256(state), int(build_trunk(arch).num_features), how)
+    spec = BackboneSpec(arch, weights_sha256(state), int(build_trunk(arch).num_features), how)
     return with_weights(spec, state, device, str(folder))
+
+
+def tower_backbone(arch: str, visual: Any, device: torch.device) -> Backbone:
+    """Return an open_clip image tower as a backbone; its features are the CLIP's own image vectors."""
+    values = visual.preprocess_cfg
+    size = values["size"] if isinstance(values["size"], int) else values["size"][0]
+    how = Preprocess(int(size), tuple(values["mean"]), tuple(values["std"]), values["interpolation"])
+    spec = BackboneSpec(arch, weights_sha256(visual.state_dict()), int(visual.output_dim), how)
+    return Backbone(spec, visual.eval().to(device), device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tina_cli.device import prepare_torchvision
+from tina_cli.backbone import Backbone, clip_weights, tower_backbone
+from tina_cli.device import prepare_torchvision, quiet_logging
 from tina_cli.errors import GeneratorError
 from tina_cli.lexicon import Lexicon, Sense
 
@@ -49,31 +49,38 @@ def load_clip(name: str, device: torch.device) -> Clip:
     Raises `GeneratorError` for an unknown name, or where its weights are neither here nor to be had.
     """
     prepare_torchvision()
-    logging.getLogger().setLevel(logging.ERROR)
     import open_clip
 
     schema, _, rest = name.partition(":")
     hint = "weights are fetched from the network unless they are in the cache; local-dir:PATH needs none"
     try:
-        if schema in ("local-dir", "hf-hub"):
-            if schema == "local-dir" and not list(Path(rest).glob("*.safetensors")):
-                raise FileNotFoundError(f"no weights in {rest}")
-            model = open_clip.create_model(name, device=device, require_pretrained=False)
-            tokenizer = open_clip.get_tokenizer(name)
-        else:
-            if schema not in open_clip.list_models():
-                raise GeneratorError(f"open_clip knows no model {schema!r}", hint="for example ViT-B-32:openai")
-            if rest not in open_clip.list_pretrained_tags_by_model(schema):
-                known = ", ".join(open_clip.list_pretrained_tags_by_model(schema)) or "none"
-                raise GeneratorError(f"the model {schema} has no weights {rest!r}", hint=f"known: {known}")
-            model = open_clip.create_model(schema, pretrained=rest, device=device)
-            tokenizer = open_clip.get_tokenizer(schema)
+        with quiet_logging():
+            if schema in ("local-dir", "hf-hub"):
+                if schema == "local-dir":
+                    clip_weights(Path(rest))
+                model = open_clip.create_model(name, device=device)
+                tokenizer = open_clip.get_tokenizer(name)
+            else:
+                check_known(schema, rest)
+                model = open_clip.create_model(schema, pretrained=rest, device=device)
+                tokenizer = open_clip.get_tokenizer(schema)
     except GeneratorError:
         raise
     except Exception as error:  # open_clip, the Hub client and torch raise many kinds; all mean "no such model here"
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise GeneratorError(f"cannot load the CLIP {name}: {reason}", hint=hint) from error
     return Clip(name, model.eval(), tokenizer, device)
+
+
+def check_known(model: str, tag: str) -> None:
+    """Raise `GeneratorError` unless open_clip knows the model, and weights of that tag for it."""
+    import open_clip
+
+    if model not in open_clip.list_models():
+        raise GeneratorError(f"open_clip knows no model {model!r}", hint="for example ViT-B-32:openai")
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag not in tags:
+        raise GeneratorError(f"the model {model} has no weights {tag!r}", hint=f"known: {', '.join(tags) or 'none'}")
 
 
 def sentences(name: str, sense: Sense | None, lexicon: Lexicon) -> list[str]:
@@ -86,3 +93,8 @@ def sentences(name: str, sense: Sense | None, lexicon: Lexicon) -> list[str]:
 def text_condition(clip: Clip, texts: Sequence[str]) -> Tensor:
     """Return the condition that some sentences about one class make: the unit mean of their vectors, [d]."""
     return normalize(clip.encode_text(texts).mean(0), dim=-1)
+
+
+def named_backbone(name: str, device: torch.device) -> Backbone:
+    """Return the image tower of a CLIP known by its open_clip name as a backbone; raises `GeneratorError`."""
+    return tower_backbone(f"open_clip:{name.partition(':')[0]}", load_clip(name, device).model.visual, device)

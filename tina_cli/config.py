@@ -47,6 +47,7 @@ class FeatureStage:
 
     max_per_class: int = 500
     test_share: float = 0.2
+    tune_share: float = 0.25  # of the rest: pictures that no row is fitted on, for what is learned about rows
     shard: int = 1024
     batch: int = 16
 
@@ -64,6 +65,7 @@ class ZooStage:
     imagenet: bool = False
     generic_steps: int = 300
     pictures: int = 12
+    min_pictures: int = 4
     steps: int = 30
     lr: float = 0.02
     pull: float = 1.0

@@ -21,6 +21,7 @@ from tina_cli.rng import derive, numpy_rng, torch_rng
 from tina_cli.run import Run, Zoo
 from tina_cli.sampling import sample_rows_for
 from tina_cli.zoo.finetune import task_features
+from tina_cli.zoo.store import FIT, TUNE
 
 MOST_PICTURES = 5
 
@@ -89,7 +90,7 @@ class Batches:
         anchors, conditions, evidence = [], [], []
         rows, novel = self.anchors.rows[depths, index], self.anchors.novelty[depths, index]
         for place, concept in enumerate(task):
-            own = self.zoo.bank.rows_of(concept, test=False)
+            own = self.zoo.bank.rows_of(concept, FIT)
             count, words = 0, True
             if pictures and len(own) >= 2 * MOST_PICTURES and rng.random() < 0.4:
                 count, words = int(rng.integers(1, MOST_PICTURES + 1)), bool(rng.random() < 0.5)
@@ -148,7 +149,7 @@ def train_denoiser(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | 
         distance = (out - x_0).square().mean(-1)[mask].mean()
 
         features = pad(
-            [task_features(zoo.bank, zoo.feature_mean, [task], options.pictures, False, "loss", step, i)
+            [task_features(zoo.bank, zoo.feature_mean, [task], options.pictures, TUNE, "loss", step, i)
              for i, task in zip(numbers, tasks, strict=True)],
             size,
         ).to(device)  # (B, K, n, D)  # fmt: skip
@@ -185,7 +186,7 @@ def calibrate(run: Run, zoo: Zoo, prior: KernelRidge, network: Denoiser) -> Cali
         rows = sample_rows_for(
             network, guidance, names, run.recipe.seed, "dpm-solver++", options.sample_steps, options.timesteps, run.device
         )
-        features = task_features(zoo.bank, zoo.feature_mean, [task], 8, False, "calibration", number, unit=False)[0]
+        features = task_features(zoo.bank, zoo.feature_mean, [task], 8, TUNE, "calibration", number, unit=False)[0]
         signs.append(task_signs(rows, guidance))
         scores.append(features.flatten(0, 1) @ rows.T)
         labels.append(torch.arange(len(task)).repeat_interleave(8))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -35,6 +38,17 @@ def prepare_torchvision() -> bool:
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _libraries.append(library)  # the definitions live as long as this object
     return False
+
+
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """Keep libraries that log their doings to the root logger from writing on a user's terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def choose_device(name: str = "auto") -> torch.device:

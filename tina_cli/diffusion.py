@@ -7,14 +7,16 @@ import math
 import torch
 from torch import Tensor
 
+OFFSET = 0.008
+
 
 def alpha_bar(t: Tensor) -> Tensor:
     """Return the share of the signal's variance left at time t in [0, 1], by the cosine schedule.
 
     Source: Nichol and Dhariwal 2021, Improved Denoising Diffusion Probabilistic Models, equation 17.
     """
-    offset = 0.008
-    return torch.cos((t + offset) / (1 + offset) * math.pi / 2).square().clamp(1e-5, 1.0)
+    first = math.cos(OFFSET / (1 + OFFSET) * math.pi / 2) ** 2
+    return (torch.cos((t + OFFSET) / (1 + OFFSET) * math.pi / 2).square() / first).clamp(1e-5, 1.0)
 
 
 def q_sample(x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

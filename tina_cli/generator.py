@@ -14,19 +14,19 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tina_cli.backbone import (
+    LOCAL,
     TRUNK_PREFIX,
     Backbone,
     BackboneSpec,
     clip_backbone,
     clip_projection,
     clip_tensors,
-    weights_sha256,
 )
 from tina_cli.calibration import Calibration
-from tina_cli.clip import Clip, load_clip
+from tina_cli.clip import Clip, load_clip, named_backbone
 from tina_cli.codec import Spread
 from tina_cli.denoiser import Denoiser
-from tina_cli.errors import DataError, GeneratorError
+from tina_cli.errors import DataError, GeneratorError, UsageError
 from tina_cli.files import pretty_json, sha256, write_atomic
 from tina_cli.lexicon import Lexicon
 from tina_cli.ridge import KernelRidge, gram
@@ -70,18 +70,22 @@ class Generator:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """Return the image trunk."""
-        if self.info["clip"].get("name"):
-            visual = load_clip(self.info["clip"]["name"], self.device).model.visual
-            if weights_sha256(visual.state_dict()) != self.spec.sha256:
-                raise GeneratorError(f"{self.info['clip']['name']} is not the CLIP this generator was trained on")
-            return Backbone(self.spec, visual.eval(), self.device)
-        return clip_backbone(self.folder / "clip", self.device, self.spec)
+        """Return the image trunk; raises `GeneratorError` where it is not the one that heads are made for."""
+        name = self.info["clip"].get("name")
+        found = named_backbone(name, self.device) if name else clip_backbone(self.folder / "clip", self.device)
+        if found.spec.sha256 != self.spec.sha256:
+            raise GeneratorError(f"the image tower of {name or self.folder} is not the one this generator was trained on")
+        return found
 
     def backbone_state(self) -> dict[str, Tensor]:
-        """Return the trunk's tensors as they are kept, for a model file that is to need nothing else."""
+        """Return the trunk's tensors as they are kept, for a model file that is to need nothing else.
+
+        Raises `UsageError` for a trunk that only its folder can rebuild.
+        """
+        if self.spec.arch.startswith(LOCAL):
+            raise UsageError("this generator's image tower cannot be bundled", hint="leave out --bundle")
         if self.info["clip"].get("name"):
-            return self.backbone.module.state_dict()
+            return dict(self.backbone.module.state_dict())
         return clip_tensors(self.folder / "clip", TRUNK_PREFIX)
 
     @cached_property

@@ -34,13 +34,13 @@ def open_image(source: Path | BinaryIO, draft: int = 0) -> Image.Image:
     """
     name = source if isinstance(source, Path) else "standard input"
     try:
-        image: Image.Image = Image.open(source, formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(f"{name} has {image.width} x {image.height} pixels", hint=f"at most {MAX_PIXELS // 10**6} million")
-        if draft and image.format == "JPEG":
-            image.draft("RGB", (2 * draft, 2 * draft))
-        image.load()
-        image = ImageOps.exif_transpose(image)
+        with Image.open(source, formats=FORMATS) as file:
+            if file.width * file.height > MAX_PIXELS:
+                size = f"{file.width} x {file.height} pixels"
+                raise ImageError(f"{name} has {size}", hint=f"at most {MAX_PIXELS // 10**6} million")
+            if draft and file.format == "JPEG":
+                file.draft("RGB", (2 * draft, 2 * draft))
+            return to_rgb(ImageOps.exif_transpose(file))
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -48,9 +48,14 @@ def open_image(source: Path | BinaryIO, draft: int = 0) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ImageError(f"cannot read the picture {name}: {reason}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture of any mode as RGB, transparency on white; greys of unknown depth are scaled to their largest value."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float32)
-        image = Image.fromarray((values / max(1.0, float(values.max())) * 255).astype(np.uint8))
+        white = 65535.0 if image.mode.startswith("I;16") else max(1.0, float(values.max()))
+        image = Image.fromarray((values / white * 255).astype(np.uint8))
     if image.has_transparency_data:
         coloured = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)

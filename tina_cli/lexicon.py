@@ -24,6 +24,10 @@ KNOWN_BONUS = 1.0  # the generator has seen pictures of this very sense
 DETACHMENT = (
     ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y"),
 )  # fmt: skip
+PLURAL_ONLY = frozenset(
+    {"binoculars", "dungarees", "goggles", "headphones", "jeans", "leggings", "overalls", "pajamas", "pants", "pliers"}
+    | {"pyjamas", "shorts", "sunglasses", "tights", "tongs", "trousers", "tweezers"}
+)
 CONTEXT_WEIGHT = 4.0  # similarity to the other names of the prompt
 
 
@@ -114,23 +118,27 @@ class Lexicon:
         for form in dict.fromkeys((plain, plain.replace("-", " "), plain.replace(" ", "-"))):
             if senses := self.senses(form):
                 return senses
-        one = self.singular(plain)
+        one = self._detach(plain)
         return self.senses(one) if one != plain else []
 
     def singular(self, name: str) -> str:
         """Return the singular of a plural ("wheelie bins" -> "wheelie bin"), or the name itself.
 
-        A plural that is a word of its own ("scissors", "glasses") stays, and so does what no known noun comes out of.
-        Source: WordNet's Morphy (rules of detachment and list of exceptions), on the last word.
+        A plural that is a word of its own ("scissors", "glasses"), or is never said of one ("trousers"), stays, and so does
+        what no known noun comes out of.
         """
+        return name if normalise(name).rpartition(" ")[2] in PLURAL_ONLY else self._detach(name)
+
+    def _detach(self, name: str) -> str:
+        """Undo a plural. Source: WordNet's Morphy (rules of detachment and list of exceptions), on the last word."""
         plain = normalise(name)
         if self.is_noun(plain):
             return name
         *before, last = plain.split(" ")
         for one in self._singulars(last):
-            whole = " ".join([*before, one])
-            if self.is_noun(whole) or self.is_noun(one):
-                return name[: len(name) - len(last)] + one
+            if self.is_noun(" ".join([*before, one])) or self.is_noun(one):
+                kept = next((i for i, (a, b) in enumerate(zip(last, one, strict=False)) if a != b), min(len(last), len(one)))
+                return name[: len(name) - len(last) + kept] + one[kept:]  # spelled as it was given
         return name
 
     def _singulars(self, word: str) -> Iterable[str]:

@@ -149,7 +149,10 @@ def _check_tensors(header: dict[str, Any], info: dict[str, Any], path: Path) -> 
                 f"{name!r} in {path} is {entry['dtype']} {entry['shape']}, not F32 {wanted[name]}",
                 hint="the head does not fit its classes and backbone",
             )
-        end = max(end, int(entry["data_offsets"][1]))
+        offsets = entry["data_offsets"]
+        if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(place) is int for place in offsets):
+            raise ModelFileError(f"the tensor {name!r} in {path} is damaged")
+        end = max(end, offsets[1])
     if missing := sorted(set(wanted) - set(header)):
         raise ModelFileError(f"{path} lacks the tensor {', '.join(missing)}")
     return end

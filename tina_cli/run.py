@@ -46,7 +46,8 @@ class Zoo:
     bank: FeatureBank
     feature_mean: Tensor
     conditions: Tensor
-    rows: Tensor
+    rows: Tensor  # fitted on part FIT of the pictures
+    final_rows: Tensor  # fitted on TUNE too: what the generator keeps
     spread: Spread
     alive: Tensor
     tasks: list[tuple[int, ...]]

@@ -19,7 +19,7 @@ from tina_cli.student import new_clip, start_embedding, train_text_tower, write_
 from tina_cli.teacher import SentenceEncoder, concrete_nouns, fit_teacher, teach
 from tina_cli.wordnet import read_wordnet
 from tina_cli.zoo.concepts import collect, imagenet_concepts
-from tina_cli.zoo.store import feature_bank
+from tina_cli.zoo.store import FIT, TUNE, feature_bank
 
 
 def make_small_clip(run: Run) -> Path:
@@ -75,12 +75,12 @@ def fit_projection(run: Run, clip: Clip, folder: Path) -> Tensor:
     sets = {name: list(classes) for name, classes in run.data.items()}
     first = imagenet_concepts() if zoo.imagenet else []
     concepts, places = collect(sets, lexicon, first, zoo.heldout_share, zoo.heldout_kinds, run.recipe.seed)
-    bank = feature_bank(parts, places, run.recipe.features.test_share, run.recipe.seed)
+    bank = feature_bank(parts, places, run.recipe.features.test_share, run.recipe.features.tune_share, run.recipe.seed)
     cache = run.work / "teacher" / "projection.safetensors"
     if not cache.exists():
         means, texts = [], []
         for number, concept in enumerate(concepts):
-            own = bank.rows_of(number, test=False)
+            own = torch.cat([bank.rows_of(number, FIT), bank.rows_of(number, TUNE)])
             if concept.heldout or not len(own):
                 continue
             sense = lexicon.get(concept.sense) if concept.sense else None

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tina_cli.backbone import Backbone, BackboneSpec, clip_backbone, clip_projection, weights_sha256
-from tina_cli.clip import load_clip, sentences, text_condition
+from tina_cli.backbone import Backbone, BackboneSpec, clip_backbone, clip_projection, clip_weights
+from tina_cli.clip import load_clip, named_backbone, sentences, text_condition
 from tina_cli.codec import fit_spread
-from tina_cli.config import Preprocess
 from tina_cli.files import digest, sha256, write_atomic
 from tina_cli.generator import open_generator, write_generator
 from tina_cli.lexicon import Lexicon
@@ -32,7 +31,7 @@ from tina_cli.run import Run, Zoo, features_stage, prepare
 from tina_cli.weights import INFO, embedded_weights
 from tina_cli.zoo.concepts import Concept, collect, imagenet_concepts
 from tina_cli.zoo.finetune import finetune_heads, fit_generic, task_features
-from tina_cli.zoo.store import FeatureBank, feature_bank, sharded, write_manifest
+from tina_cli.zoo.store import FIT, TUNE, FeatureBank, feature_bank, sharded, write_manifest
 from tina_cli.zoo.tasks import TaskSource, draw_tasks, exclusions
 
 STAGES = ("clip", "features", "zoo", "diffusion")
@@ -71,23 +70,9 @@ def clip_stage(run: Run) -> Path | None:
 
 def open_backbone(run: Run, clip_folder: Path | None) -> tuple[Backbone, Lexicon]:
     """Return the image trunk and the lexicon of a run."""
-    lexicon_path = run.work / "lexicon.gz"
-    lexicon = Lexicon.read(lexicon_path if lexicon_path.exists() else embedded_weights() / "lexicon.gz")
-    if clip_folder is not None:
-        return clip_backbone(clip_folder, run.device), lexicon
-    assert run.clip is not None
-    visual = load_clip(run.clip, run.device).model.visual
-    return visual_backbone(run.clip, visual, run.device), lexicon
-
-
-def visual_backbone(name: str, visual: Any, device: torch.device) -> Backbone:
-    """Return an open_clip model's image tower as a backbone; its features are CLIP's own image vectors."""
-    how = visual.preprocess_cfg
-    size = how["size"] if isinstance(how["size"], int) else how["size"][0]
-    dim = int(visual.output_dim)
-    pictures = Preprocess(size, tuple(how["mean"]), tuple(how["std"]), how["interpolation"])
-    spec = BackboneSpec(f"open_clip:{name.partition(':')[0]}", weights_sha256(visual.state_dict()), dim, pictures)
-    return Backbone(spec, visual.eval(), device)
+    path = run.work / "lexicon.gz"
+    lexicon = Lexicon.read(path if path.exists() else embedded_weights() / "lexicon.gz")
+    return clip_backbone(clip_folder, run.device) if clip_folder else named_backbone(str(run.clip), run.device), lexicon
 
 
 def known_before(run: Run, spec: BackboneSpec) -> tuple[list[Concept], Tensor]:
@@ -118,7 +103,7 @@ def concept_conditions(run: Run, concepts: Sequence[Concept], lexicon: Lexicon, 
                 run.report(stage="conditions", event="step", step=number, of=len(texts))
         return {"conditions": torch.stack(rows)}
 
-    which = sha256(clip_folder / "open_clip_model.safetensors") if clip_folder else run.clip
+    which = sha256(clip_weights(clip_folder)) if clip_folder else run.clip
     return sharded(run.work, "conditions", [texts, which], make)["conditions"]
 
 
@@ -131,9 +116,9 @@ def zoo_stage(
     first, given = known_before(run, backbone.spec)
     sets = {name: list(classes) for name, classes in run.data.items()}
     concepts, places = collect(sets, lexicon, first, options.heldout_share, options.heldout_kinds, seed)
-    bank = feature_bank(parts, places, run.recipe.features.test_share, seed)
+    bank = feature_bank(parts, places, run.recipe.features.test_share, run.recipe.features.tune_share, seed)
     feature_mean = torch.stack(
-        [bank.features[(bank.origin == o) & ~bank.test].float().mean(0) for o in bank.origin.unique()]
+        [bank.features[(bank.origin == o) & (bank.part == FIT)].float().mean(0) for o in bank.origin.unique()]
     ).mean(0)
     fixed = torch.tensor([c.trunk_row >= 0 for c in concepts])
     known = torch.zeros(len(concepts), backbone.spec.dim)
@@ -144,25 +129,28 @@ def zoo_stage(
     conditions = concept_conditions(run, concepts, lexicon, clip_folder)
 
     key = [asdict(options), [c.key for c in concepts], backbone.spec.sha256, digest([*map(float, feature_mean[:8])])]
-    report = lambda **fields: run.report(stage="generic rows", **fields)  # noqa: E731
-    rows = sharded(
-        run.work,
-        "generic",
-        key,
-        lambda: {"rows": fit_generic(bank, feature_mean, known, fixed, heldout, options.generic_steps, options.scale, report)},
-    )["rows"]
-    fitted = ~bank.test & ~heldout[bank.concept]
+
+    def generic(fit_on: tuple[int, ...]) -> Tensor:
+        def report(**fields: Any) -> None:
+            run.report(stage="generic rows", **fields)
+
+        def make() -> dict[str, Tensor]:
+            args = (known, fixed, heldout, fit_on, options.generic_steps, options.scale)
+            return {"rows": fit_generic(bank, feature_mean, *args, report)}
+
+        return sharded(run.work, "generic", [key, fit_on], make)["rows"]
+
+    rows = generic((FIT,))
+    fitted = (bank.part == FIT) & ~heldout[bank.concept]
+    counts = torch.bincount(bank.concept[fitted], minlength=len(concepts))
+    alive = ((counts > 0) | fixed) & ~heldout
     weights = 1 / torch.bincount(bank.origin)[bank.origin[fitted]].float()  # every set weighs the same
-    alive = torch.zeros(len(concepts), dtype=torch.bool)
-    alive[bank.concept[fitted]] = True
-    alive = (alive | fixed) & ~heldout
     spread = fit_spread(bank.features[fitted].float() - feature_mean, weights, rows[alive])
-    rows = spread.standardise(rows)
-    pictured = torch.zeros(len(concepts), dtype=torch.bool)
-    pictured[bank.concept[~bank.test]] = True
+    rows, final_rows = spread.standardise(rows), spread.standardise(generic((FIT, TUNE)))
 
     centred = normalize(conditions - conditions[alive].mean(0), dim=-1)
-    usable = tuple((pictured & ~heldout).nonzero()[:, 0].tolist())
+    enough = counts >= min(options.min_pictures, int(counts.max()))
+    usable = tuple(enough.nonzero()[:, 0].tolist())
     allowed = set(usable)
     kept = [tuple(sorted({i for i in members if i in allowed})) for members in places.values()]
     source = TaskSource(usable, tuple(k for k in kept if len(k) >= 2), centred @ centred.T, exclusions(concepts, lexicon))
@@ -175,7 +163,7 @@ def zoo_stage(
             "concepts": [[c.name, c.sense, c.heldout] for c in concepts],
             "tasks": tasks,
             "heldout_tasks": heldout_tasks,
-            "test_pictures": int(bank.test.sum()),
+            "pictures": torch.bincount(bank.part, minlength=3).tolist(),
         },
     )
     models: list[Tensor] = []
@@ -188,7 +176,7 @@ def zoo_stage(
         made = sharded(run.work / "zoo", "models", [key, spread.floor, part], make)
         models += [made[f"{i:06d}"].float() for i in range(len(part))]
         run.report(stage="zoo", event="step", step=start + len(part), of=len(tasks))
-    return Zoo(concepts, places, bank, feature_mean, conditions, rows, spread, alive, tasks, heldout_tasks, models)
+    return Zoo(concepts, places, bank, feature_mean, conditions, rows, final_rows, spread, alive, tasks, heldout_tasks, models)
 
 
 def finetune_part(
@@ -202,24 +190,24 @@ def finetune_part(
         for begin in range(0, len(numbers), 64):
             some = numbers[begin : begin + 64]
             tasks = [part[i] for i in some]
-            features = task_features(bank, mean, tasks, options.pictures, False, "fine-tune", start, size, begin)
+            features = task_features(bank, mean, tasks, options.pictures, FIT, "fine-tune", start, size, begin)
             first = torch.stack([rows[list(task)] for task in tasks])
             heads = finetune_heads(first, features, options.steps, options.lr, options.scale, options.pull)
             out |= {f"{i:06d}": head.half().clone() for i, head in zip(some, heads, strict=True)}
     return out
 
 
-def fit_prior(run: Run, zoo: Zoo) -> KernelRidge:
-    """Fit the regression from text conditions to generic rows, over all living concepts."""
+def fit_prior(run: Run, zoo: Zoo, rows: Tensor) -> KernelRidge:
+    """Fit the regression from text conditions to generic rows [N, D], over all living concepts."""
     options = run.recipe.denoiser
-    return fit_kernel_ridge(zoo.conditions[zoo.alive], zoo.rows[zoo.alive], options.gamma, options.noise)
+    return fit_kernel_ridge(zoo.conditions[zoo.alive], rows[zoo.alive], options.gamma, options.noise)
 
 
 def diffusion_stage(run: Run, zoo: Zoo, spec: BackboneSpec, lexicon: Lexicon, clip_folder: Path | None) -> None:
     """Train the denoiser, calibrate, and write the generator directory."""
     from tina_cli.denoising import calibrate, train_denoiser
 
-    prior = fit_prior(run, zoo)
+    prior = fit_prior(run, zoo, zoo.rows)
     projection = clip_projection(clip_folder) if clip_folder else None
     network, state = train_denoiser(run, zoo, prior, projection)
     calibration = calibrate(run, zoo, prior, network)
@@ -243,4 +231,14 @@ def diffusion_stage(run: Run, zoo: Zoo, spec: BackboneSpec, lexicon: Lexicon, cl
         "concepts": [[c.name, c.sense] for c in alive],
         "heldout": [[c.name, c.sense, c.heldout] for c in zoo.concepts if c.heldout],
     }
-    write_generator(run.out, info, prior, zoo.spread, zoo.feature_mean, state, calibration, lexicon, clip_folder)
+    write_generator(
+        run.out,
+        info,
+        fit_prior(run, zoo, zoo.final_rows),
+        zoo.spread,
+        zoo.feature_mean,
+        state,
+        calibration,
+        lexicon,
+        clip_folder,
+    )

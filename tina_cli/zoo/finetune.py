@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from tina_cli.loop import Report
 from tina_cli.rng import torch_rng
-from tina_cli.zoo.store import FeatureBank
+from tina_cli.zoo.store import FIT, FeatureBank
 
 
 def finetune_heads(start: Tensor, features: Tensor, steps: int, lr: float, scale: float, pull: float) -> Tensor:
@@ -40,6 +40,7 @@ def fit_generic(
     known: Tensor,
     fixed: Tensor,
     heldout: Tensor,
+    fit_on: Sequence[int],
     steps: int,
     scale: float,
     report: Report,
@@ -47,10 +48,10 @@ def fit_generic(
     """Return the generic rows of all concepts: unit rows [N, D].
 
     known [N, D] holds given rows where `fixed` [N]; the others start at the mean of their pictures and minimise the
-    cross-entropy over each set's own classes, so that sets whose classes overlap do not fight. `heldout` [N] concepts
-    take no part.
+    cross-entropy over each set's own classes, so that sets whose classes overlap do not fight. `fit_on` are the parts of the
+    bank to fit on; `heldout` [N] concepts take no part.
     """
-    usable = ~bank.test & ~heldout[bank.concept]
+    usable = torch.isin(bank.part, torch.tensor(fit_on)) & ~heldout[bank.concept]
     parts = []
     sums = torch.zeros_like(known)
     counts = torch.zeros(len(known))
@@ -97,16 +98,20 @@ def task_features(
     mean: Tensor,
     tasks: Sequence[Sequence[int]],
     pictures: int,
-    test: bool,
+    part: int,
     *purpose: object,
     unit: bool = True,
 ) -> Tensor:
-    """Return centred features [T, K, pictures, D] drawn for tasks of one size K, with replacement, of unit length or not."""
+    """Return centred features [T, K, pictures, D] drawn with replacement for tasks of one size K, of unit length or not.
+
+    A class with no picture of the part gives those that rows were fitted on.
+    """
     rng = torch_rng(0, "pictures", *purpose)
     places = []
     for task in tasks:
         for concept in task:
-            own = bank.rows_of(concept, test)
+            own = bank.rows_of(concept, part)
+            own = own if len(own) else bank.rows_of(concept, FIT)
             places.append(own[torch.randint(len(own), (pictures,), generator=rng)])
     features = bank.features[torch.cat(places)].float() - mean
     return (normalize(features, dim=-1) if unit else features).unflatten(0, (len(tasks), len(tasks[0]), pictures))

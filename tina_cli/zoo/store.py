@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tina_cli.backbone import Backbone
 from tina_cli.files import canonical_json, digest, read_json, write_atomic
-from tina_cli.rng import derive
+from tina_cli.rng import torch_rng
 
 Tick = Callable[[int], None]
+FIT, TUNE, TEST = PARTS = 0, 1, 2
 
 
 def sharded(folder: Path, name: str, key: object, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -61,45 +62,60 @@ def extract(
 
 @dataclass(frozen=True)
 class FeatureBank:
-    """All features of all sets: `features [N, D]` half precision, `concept [N]`, `test [N]`, `origin [N]` (the set)."""
+    """All features of all sets: `features [N, D]` half precision, `concept [N]`, `part [N]`, `origin [N]` (the set).
+
+    Rows are fitted on the pictures of part FIT; what is learned about rows sees them work on those of TUNE, which no row
+    was fitted on; nothing is fitted on those of TEST.
+    """
 
     features: Tensor
     concept: Tensor
-    test: Tensor
+    part: Tensor
     origin: Tensor
 
-    def rows_of(self, concept: int, test: bool) -> Tensor:
-        """Return the places of a concept's training or test pictures."""
-        return self._places[test].get(concept, torch.empty(0, dtype=torch.long))
+    def rows_of(self, concept: int, part: int) -> Tensor:
+        """Return the places of a concept's pictures of one part."""
+        return self._places[part].get(concept, torch.empty(0, dtype=torch.long))
 
     @cached_property
-    def _places(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        return self._places_where(False), self._places_where(True)
-
-    def _places_where(self, test: bool) -> dict[int, Tensor]:
-        places = (self.test == test).nonzero()[:, 0]
-        order = places[torch.argsort(self.concept[places], stable=True)]
-        values, counts = torch.unique_consecutive(self.concept[order], return_counts=True)
-        return dict(zip(values.tolist(), order.split(counts.tolist()), strict=True))
+    def _places(self) -> list[dict[int, Tensor]]:
+        out = []
+        for part in PARTS:
+            places = (self.part == part).nonzero()[:, 0]
+            order = places[torch.argsort(self.concept[places], stable=True)]
+            values, counts = torch.unique_consecutive(self.concept[order], return_counts=True)
+            out.append(dict(zip(values.tolist(), order.split(counts.tolist()), strict=True)))
+        return out
 
 
 def feature_bank(
-    parts: Mapping[str, tuple[Tensor, Tensor]], places: Mapping[str, Sequence[int]], test_share: float, seed: int
+    parts: Mapping[str, tuple[Tensor, Tensor]],
+    places: Mapping[str, Sequence[int]],
+    test_share: float,
+    tune_share: float,
+    seed: int,
 ) -> FeatureBank:
-    """Gather sets into one bank; which pictures are for testing is fixed by the seed, the set and the class."""
-    features, concept, test, origin = [], [], [], []
+    """Gather sets into one bank; which pictures are for what is fixed by the seed, the set and the class.
+
+    Classes of fewer than five pictures have none for testing or tuning.
+    """
+    features, concept, part, origin = [], [], [], []
     for number, (name, (values, labels)) in enumerate(parts.items()):
         features.append(values)
         concept.append(torch.tensor(list(places[name]))[labels])
         origin.append(torch.full((len(labels),), number))
-        chosen = torch.zeros(len(labels), dtype=torch.bool)
+        chosen = torch.full((len(labels),), FIT)
         for label in labels.unique().tolist():
             members = (labels == label).nonzero()[:, 0]
-            count = int(len(members) * test_share) if len(members) >= 5 else 0
-            order = torch.randperm(len(members), generator=torch.Generator().manual_seed(derive(seed, name, label)))
-            chosen[members[order[:count]]] = True
-        test.append(chosen)
-    return FeatureBank(torch.cat(features), torch.cat(concept), torch.cat(test), torch.cat(origin))
+            if len(members) < 5:
+                continue
+            order = members[torch.randperm(len(members), generator=torch_rng(seed, name, label))]
+            test = int(len(members) * test_share)
+            tune = int((len(members) - test) * tune_share)
+            chosen[order[:test]] = TEST
+            chosen[order[test : test + tune]] = TUNE
+        part.append(chosen)
+    return FeatureBank(torch.cat(features), torch.cat(concept), torch.cat(part), torch.cat(origin))
 
 
 def write_manifest(folder: Path, values: object) -> None:

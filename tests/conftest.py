@@ -1,0 +1,123 @@
+"""What the tests share: drawn pictures, a tiny trained generator, the embedded one, and a command line in this process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"  # pictures for measuring, beside a developer's checkout; users have none
+COLOURS = {"tomato": "red", "lime": "lime", "plum": "purple", "lemon": "yellow", "coal": "black", "snow": "white"}
+
+
+@dataclass
+class Result:
+    """What a command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the user's cache and settings out of the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("TINA_SEED", "TINA_DEVICE", "TINA_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def tina(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run `tina` in this process."""
+    from tina_cli.cli import run
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        caught = capsys.readouterr()
+        return Result(code, caught.out, caught.err)
+
+    return call
+
+
+def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run `python -m tina_cli` in a process of its own."""
+    command = [sys.executable, "-m", "tina_cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=240, **options)
+
+
+def draw(path: Path, colour: str, number: int, size: int = 96) -> None:
+    """Draw a blob of a colour, each number another one."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (size, size), (90 + 9 * (number % 9), 120, 140 - 7 * (number % 9)))
+    left, top = 8 + 5 * (number % 5), 10 + 3 * (number % 7)
+    ImageDraw.Draw(image).ellipse((left, top, left + 50, top + 44), fill=colour)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six classes of ten drawn pictures."""
+    folder = tmp_path_factory.mktemp("drawn") / "blobs"
+    for name, colour in COLOURS.items():
+        for number in range(10):
+            draw(folder / name / f"{number}.png", colour, number)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generator trained on the drawn pictures by the smoke recipe."""
+    from tina_cli.cli import run
+
+    out = tmp_path_factory.mktemp("trained") / "tiny"
+    assert run(["train", "--data", str(pictures), "--out", str(out), "--recipe", "smoke", "--device", "cpu", "-q"]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of three classes by the embedded generator."""
+    from tina_cli.cli import run
+
+    path = tmp_path_factory.mktemp("models") / "pets.safetensors"
+    assert run(["generate", "classify cats, dogs and trucks", "-o", str(path), "--device", "cpu", "-q"]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """Unpack one of the evaluation's picture sets; skips where they are not there."""
+    folder = tmp_path_factory.mktemp("real")
+
+    def unpack(name: str) -> Path:
+        archive = SHARED / "eval" / f"{name}.tar.gz"
+        if not archive.exists():
+            pytest.skip("the evaluation pictures are not here")
+        if not (folder / name).exists():
+            with tarfile.open(archive) as file:
+                file.extractall(folder / name, filter="data")
+        inside = [path for path in (folder / name).iterdir() if path.is_dir()]
+        return inside[0] if len(inside) == 1 else folder / name
+
+    yield unpack

@@ -1,0 +1,199 @@
+"""The laws of the core: codec, forward and reverse process, denoiser, regression, statistics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from tina_cli.calibration import expected_accuracy, fit_calibration
+from tina_cli.codec import decode_rows, encode_rows, fit_spread, head_parameters
+from tina_cli.denoiser import Denoiser, Guidance
+from tina_cli.diffusion import alpha_bar, q_sample, time_grid
+from tina_cli.evaluation import expected_calibration_error, mean_interval, wilson
+from tina_cli.ridge import fit_kernel_ridge, gram, left_out
+from tina_cli.rng import torch_rng
+from tina_cli.sampler import SAMPLERS, sample_ddim, sample_dpmpp_2m
+from tina_cli.sampling import sample_rows_for
+
+
+def noise(*shape: int, seed: object = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch_rng(0, "test", seed))
+
+
+def test_tokens_have_unit_variance_and_decode_to_their_rows() -> None:
+    rows = normalize(noise(7, 400), dim=-1)
+    assert encode_rows(rows).var().item() == pytest.approx(1, rel=0.05)
+    assert torch.allclose(decode_rows(encode_rows(rows)), rows)
+
+
+def test_head_scores_centred_features() -> None:
+    rows, mean, feature = noise(3, 8), noise(8, seed=1), noise(8, seed=2)
+    weight, bias = head_parameters(rows, mean)
+    assert torch.allclose(weight @ feature + bias, rows @ (feature - mean), atol=1e-5)
+
+
+def test_standard_rows_spread_alike() -> None:
+    features = noise(4000, 24) * torch.linspace(0.1, 3, 24)
+    rows = noise(9, 24, seed=1)
+    spread = fit_spread(features, torch.ones(4000), rows, rank=20)
+    standard = spread.standardise(rows)
+    assert standard.norm(dim=-1).mean().item() == pytest.approx(1, rel=1e-4)
+    before, after = (normalize(rows, dim=-1) @ features.T).std(-1), (standard @ features.T).std(-1)
+    assert after.std() / after.mean() < 0.6 * before.std() / before.mean()
+    assert torch.allclose(spread.standardise(5 * rows), standard, atol=1e-6)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_signal_only_fades(a: float, b: float) -> None:
+    first, second = alpha_bar(torch.tensor([min(a, b), max(a, b)]))
+    assert 1 >= first >= second > 0
+
+
+def test_forward_process_keeps_the_variance() -> None:
+    x_0, eps = noise(50, 20, 40), noise(50, 20, 40, seed=1)
+    for t in (0.0, 0.3, 0.8, 1.0):
+        assert q_sample(x_0, torch.full((50,), t), eps).var().item() == pytest.approx(1, rel=0.02)
+    assert torch.allclose(q_sample(x_0, torch.zeros(50), eps), x_0, atol=5e-3)
+
+
+@given(st.integers(1, 1000))
+def test_time_grid_falls_to_zero(steps: int) -> None:
+    grid = time_grid(steps, 1000)
+    assert len(grid) == steps + 1 and grid[0] == 1 and grid[-1] == 0
+    assert (grid.diff() < 0).all()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_sure_denoiser_is_believed(sampler: str, steps: int) -> None:
+    answer = noise(1, 4, 6)
+    out = SAMPLERS[sampler](
+        lambda x, t: answer, noise(1, 4, 6, seed=1), time_grid(steps, 1000), lambda i: noise(1, 4, 6, seed=i)
+    )
+    assert torch.allclose(out, answer)
+
+
+def gaussian_denoiser(mean: float, deviation: float):  # noqa: ANN201
+    """Return the exact denoiser of Gaussian data."""
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        signal = alpha_bar(t)
+        gain = signal.sqrt() * deviation**2 / (signal * deviation**2 + 1 - signal)
+        return mean + gain * (x - signal.sqrt() * mean)
+
+    return denoise
+
+
+@pytest.mark.parametrize(("sampler", "tolerance"), [("ddim", 0.03), ("dpm-solver++", 0.03), ("ddpm", 0.06)])
+def test_samplers_draw_from_a_gaussian(sampler: str, tolerance: float) -> None:
+    start = noise(1, 100, 100)
+    out = SAMPLERS[sampler](
+        gaussian_denoiser(1.5, 0.7), start, time_grid(200, 1000), lambda i: noise(1, 100, 100, seed=("step", i))
+    )
+    assert out.mean().item() == pytest.approx(1.5, abs=tolerance)
+    assert out.std().item() == pytest.approx(0.7, abs=tolerance)
+
+
+def test_the_second_order_needs_fewer_steps() -> None:
+    denoise, start = gaussian_denoiser(0.5, 0.6), noise(1, 10, 10)
+    exact = sample_ddim(denoise, start, time_grid(1000, 1000), noise)
+    errors = {f: (f(denoise, start, time_grid(8, 1000), noise) - exact).abs().mean() for f in (sample_ddim, sample_dpmpp_2m)}
+    assert errors[sample_dpmpp_2m] < 0.8 * errors[sample_ddim]
+
+
+def network() -> Denoiser:
+    torch.manual_seed(0)
+    out = Denoiser(24, 12, width=32, layers=2, heads=2).eval()
+    torch.nn.init.normal_(out.gates.weight, std=0.5)
+    for block in out.blocks:
+        torch.nn.init.normal_(block.modulation, std=0.5)
+    return out
+
+
+def guidance(classes: int) -> Guidance:
+    return Guidance(
+        normalize(noise(1, classes, 12), dim=-1), noise(1, classes, 2, seed=1).abs(), encode_rows(noise(1, classes, 24, seed=2))
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations(range(6)))
+def test_classes_are_a_set(order: list[int]) -> None:
+    net, told, x, t = network(), guidance(6), noise(1, 6, 24), torch.tensor([0.4])
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    moved = Guidance(told.condition[:, order], told.evidence[:, order], told.anchor[:, order])
+    assert torch.allclose(net(x[:, order], t, moved, mask), net(x, t, told, mask)[:, order], atol=1e-5)
+
+
+def test_padding_has_no_meaning() -> None:
+    net, told, x, t = network(), guidance(6), noise(1, 6, 24), torch.tensor([0.4])
+    mask = torch.tensor([[True] * 4 + [False] * 2])
+    short = Guidance(told.condition[:, :4], told.evidence[:, :4], told.anchor[:, :4])
+    alone = net(x[:, :4], t, short, torch.ones(1, 4, dtype=torch.bool))
+    assert torch.allclose(net(x, t, told, mask)[:, :4], alone, atol=1e-5)
+    assert not torch.allclose(net(x, t, told, torch.ones(1, 6, dtype=torch.bool))[:, :4], alone, atol=1e-3)
+
+
+def test_the_company_matters_and_an_untrained_network_gives_the_anchor() -> None:
+    told, mask = guidance(5), torch.ones(1, 5, dtype=torch.bool)
+    fresh = Denoiser(24, 12, width=32, layers=1, heads=2)
+    assert torch.equal(fresh(noise(1, 5, 24), torch.tensor([0.4]), told, mask), told.anchor)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_another_order_gives_the_same_rows_bit_for_bit(sampler: str) -> None:
+    net, told, names = network(), guidance(5), ["d", "a", "e", "b", "c"]
+    order = [3, 1, 4, 0, 2]
+    moved = Guidance(told.condition[:, order], told.evidence[:, order], told.anchor[:, order])
+    rows = sample_rows_for(net, told, names, 7, sampler, 3, 1000, torch.device("cpu"))
+    again = sample_rows_for(net, moved, [names[i] for i in order], 7, sampler, 3, 1000, torch.device("cpu"))
+    assert torch.equal(rows[order], again)
+    assert not torch.equal(rows, sample_rows_for(net, told, names, 8, sampler, 3, 1000, torch.device("cpu")))
+
+
+def test_leaving_out_is_fitting_without() -> None:
+    x, y, groups = noise(12, 6), noise(12, 3, seed=1), torch.arange(12) // 3
+    ridge = fit_kernel_ridge(x, y, 2.0, 0.1)
+    left = left_out(ridge, y, groups)
+    for group in range(4):
+        kept = groups != group
+        kernel = gram(ridge.keys[kept], 2.0, 0.1)
+        dual = torch.linalg.solve(kernel, y[kept].double())
+        across = torch.exp(2.0 * (ridge.keys[~kept].double() @ ridge.keys[kept].double().T - 1))
+        assert torch.allclose(left[~kept].double(), across @ dual, atol=1e-5)
+
+
+def test_the_fitted_values_come_back() -> None:
+    x, y = noise(10, 6), noise(10, 3, seed=1)
+    ridge = fit_kernel_ridge(x, y, 2.0, 0.5)
+    assert torch.allclose((gram(ridge.keys, 2.0, 0.5) @ ridge.dual.double()).float(), y, atol=1e-5)
+
+
+def test_calibration_finds_the_temperature_and_the_accuracy() -> None:
+    scores, labels, signs = [], [], []
+    for task in range(60):
+        hard = task % 2
+        y = torch.randint(4, (200,), generator=torch_rng(0, "labels", task))
+        logits = noise(200, 4, seed=task) + (1.0 if hard else 3.0) * torch.eye(4)[y]
+        scores.append(logits * 0.1)
+        labels.append(y)
+        signs.append(torch.tensor([1.0, float(hard)]))
+    found = fit_calibration(torch.stack(signs), scores, labels)
+    right = [float((s.argmax(-1) == y).float().mean()) for s, y in zip(scores, labels, strict=True)]
+    for hard in (0, 1):
+        actual = sum(right[hard::2]) / 30
+        assert expected_accuracy(torch.tensor([1.0, hard]), found.accuracy) == pytest.approx(actual, abs=0.02)
+    sure = torch.cat([(s / found.temperature).softmax(-1) for s in scores])
+    assert expected_calibration_error(sure, torch.cat(labels)) < 0.1
+
+
+def test_intervals() -> None:
+    low, high = wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    low, high = mean_interval([0.5, 0.7, 0.9])
+    assert (low, high) == (pytest.approx(0.2032, abs=1e-3), pytest.approx(1.1968, abs=1e-3))
+    assert wilson(5, 5)[1] == pytest.approx(1)

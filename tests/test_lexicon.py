@@ -1,0 +1,66 @@
+"""Names -> senses, with the embedded lexicon."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tina_cli.lexicon import Lexicon, Sense
+from tina_cli.weights import embedded_weights
+
+
+@pytest.fixture(scope="module")
+def lexicon() -> Lexicon:
+    return Lexicon.read(embedded_weights() / "lexicon.gz")
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "word"),
+    [
+        ("crane", "heron", "bird"),
+        ("crane", "bulldozer", "lifts"),
+        ("bat", "owl", "nocturnal"),
+        ("bat", "baseball glove", "club"),
+        ("jaguar", "leopard", "feline"),
+        ("seal", "walrus", "marine"),
+    ],
+)
+def test_the_company_chooses_the_sense(lexicon: Lexicon, name: str, other: str, word: str) -> None:
+    sense = lexicon.choose([name, other])[0]
+    assert sense is not None
+    assert word in sense.gloss + lexicon.kind(sense, 12)
+
+
+def test_order_does_not_matter(lexicon: Lexicon) -> None:
+    names = ["crane", "heron", "bat", "mouse"]
+    wanted = dict(zip(names, lexicon.choose(names), strict=True))
+    for order in itertools.permutations(names):
+        assert dict(zip(order, lexicon.choose(list(order)), strict=True)) == wanted
+
+
+@pytest.mark.parametrize(("a", "b"), [("automobile", "car"), ("puppies", "puppy"), ("t-shirt", "T-shirt"), ("SOFA", "couch")])
+def test_one_meaning_many_names(lexicon: Lexicon, a: str, b: str) -> None:
+    first, second = lexicon.choose([a])[0], lexicon.choose([b])[0]
+    assert first is not None and second is not None
+    assert first.id == second.id
+
+
+@pytest.mark.parametrize("name", ["", "#", "|", "qwrtzp", "\t", "a\nb", "~", "猫"])
+def test_unknown_names_have_no_sense(lexicon: Lexicon, name: str) -> None:
+    assert lexicon.choose([name]) == [None]
+
+
+def test_round_trip() -> None:
+    senses = [
+        Sense("n1", ("entity",), (1,), "what there is", ()),
+        Sense("n2", ("Thing", "odd thing"), (1, 2), "a thing; some thing", ("n1",)),
+    ]
+    table = Lexicon.from_senses(senses, {"thingses": "thing"})
+    again = Lexicon(table.table)
+    assert list(again) == senses
+    assert again.get("n2") == senses[1]
+    assert again.senses("ODD thing") == [senses[1]]
+    assert again.singular("thingses") == "thing"
+    assert again.ancestors("n2") == {"n1", "n2"}
+    assert table.dump() == Lexicon(table.table).dump()
