@@ -121,3 +121,28 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], P
         return inside[0] if len(inside) == 1 else folder / name
 
     yield unpack
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of the usual kind (vision transformer), random weights, saved as an open_clip folder."""
+    import torch
+    from safetensors.torch import save_file
+
+    from tina_cli.device import prepare_torchvision
+
+    prepare_torchvision()
+    import open_clip
+
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**config)
+    folder = tmp_path_factory.mktemp("clip")
+    how = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28], "interpolation": "bicubic", "resize_mode": "shortest"}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": how}))
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    return folder

@@ -100,7 +100,9 @@ def test_usage_errors_are_one_line_and_a_hint(tina: Tina) -> None:
         (["train", "--data", ".", "--out", "g", "--stage", "nothing"], 2, "unknown stage"),
     ],
 )
-def test_bad_input(tina: Tina, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, reason: str) -> None:
+def test_bad_input(
+    tina: Tina, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, reason: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.jpg").write_text("no picture")
     found = tina(*arguments)
@@ -135,7 +137,9 @@ def test_inspect(tina: Tina, pets: Path) -> None:
     assert "concepts" in tina("inspect", embedded_weights()).out
 
 
-@pytest.mark.parametrize("name", ["denoiser.safetensors", "known.safetensors", "lexicon.gz", "clip/open_clip_model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["denoiser.safetensors", "known.safetensors", "lexicon.gz", "clip/open_clip_model.safetensors"]
+)
 def test_a_flipped_byte_in_a_weight_file(tina: Tina, trained: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(trained, folder)

@@ -76,7 +76,9 @@ def test_words_describe_and_pictures_show(tina: Tina, tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.code == 0, found.err
     notes = found.json["classes"]
-    assert notes[0] == {"name": "zorb", "descriptions": ["a large round fruit with a green rind"]} or "zorbs" in notes[0]["name"]
+    assert (
+        notes[0] == {"name": "zorb", "descriptions": ["a large round fruit with a green rind"]} or "zorbs" in notes[0]["name"]
+    )
     assert notes[1]["pictures"] == 2 and "feline" in notes[2]["gloss"]
     other = tina("generate", "--class", "cat", "--image", f"quibble={tmp_path / 'shown'}", "-o", out, "-f", "--json").json
     assert [note["name"] for note in other["classes"]] == ["cat", "quibble"]

@@ -77,7 +77,7 @@ def test_a_sure_denoiser_is_believed(sampler: str, steps: int) -> None:
     assert torch.allclose(out, answer)
 
 
-def gaussian_denoiser(mean: float, deviation: float):  # noqa: ANN201
+def gaussian_denoiser(mean: float, deviation: float):
     """Return the exact denoiser of Gaussian data."""
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:

@@ -87,8 +87,8 @@ class DenoiserStage:
     batch: int = 24
     lr: float = 1e-3
     pictures: int = 3
-    functional: float = 1.0
-    condition_noise: float = 0.05
+    distance: float = 0.05
+    condition_noise: float = 0.5  # its length, beside conditions of length 1
     groups: int = 120
     calibration_tasks: int = 300
     sample_steps: int = 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
@@ -24,6 +25,10 @@ from tina_cli.zoo.finetune import task_features
 from tina_cli.zoo.store import FIT, TUNE
 
 MOST_PICTURES = 5
+WORDS, PICTURES = 0, 1  # the third kind is both
+KINDS = (0.5, 0.25, 0.25)
+DEPTHS = (0.3, 0.4, 0.3)
+MIXED = 0.25  # share of the tasks whose classes come with different kinds of evidence
 
 
 @dataclass(frozen=True)
@@ -81,19 +86,24 @@ class Batches:
         return self.order[start : start + size]
 
     def guidance(self, task: Sequence[int], *purpose: object, depth: int | None = None, pictures: bool = True) -> Guidance:
-        """Return one task's guidance [1, K, ...]: words at a random depth of novelty, pictures, or both, class by class."""
+        """Return one task's guidance [1, K, ...]: words at some depth of novelty, pictures, or both.
+
+        Most tasks are of one kind throughout, as most users' are; in the others every class has its own.
+        """
         rng = numpy_rng(self.seed, "guidance", *purpose)
         index = torch.tensor(list(task))
-        depths = (
-            torch.from_numpy(rng.choice(3, len(task), p=(0.3, 0.4, 0.3))) if depth is None else torch.full((len(task),), depth)
-        )
-        anchors, conditions, evidence = [], [], []
+        depths = np.full(len(task), depth if depth is not None else rng.choice(3, p=DEPTHS))
+        if depth is None and rng.random() < 0.5:
+            depths = rng.choice(3, len(task), p=DEPTHS)
+        kinds, counts = np.full(len(task), rng.choice(3, p=KINDS)), np.full(len(task), rng.integers(1, MOST_PICTURES + 1))
+        if rng.random() < MIXED:
+            kinds, counts = rng.choice(3, len(task), p=KINDS), rng.integers(1, MOST_PICTURES + 1, len(task))
         rows, novel = self.anchors.rows[depths, index], self.anchors.novelty[depths, index]
+        anchors, conditions, evidence = [], [], []
         for place, concept in enumerate(task):
             own = self.zoo.bank.rows_of(concept, FIT)
-            count, words = 0, True
-            if pictures and len(own) >= 2 * MOST_PICTURES and rng.random() < 0.4:
-                count, words = int(rng.integers(1, MOST_PICTURES + 1)), bool(rng.random() < 0.5)
+            shown = pictures and kinds[place] != WORDS and len(own) >= 2 * MOST_PICTURES
+            count, words = int(counts[place]) if shown else 0, not shown or kinds[place] != PICTURES
             condition = self.zoo.conditions[concept]
             visual = None
             if count:
@@ -104,10 +114,10 @@ class Batches:
             anchors.append(blend(rows[place] if words else None, visual, count))
             conditions.append(condition)
             evidence.append(torch.stack([novel[place] * words, picture_share(torch.tensor(float(count)))]))
-        noise = torch.from_numpy(rng.standard_normal((len(task), conditions[0].shape[0]))).float()
         centred = normalize(torch.stack(conditions) - self.prior.mean, dim=-1)
-        strength = self.options.condition_noise if depth is None else 0.0
-        centred = normalize(centred + strength * noise, dim=-1)
+        if depth is None:
+            noise = torch.from_numpy(rng.standard_normal(tuple(centred.shape))).float()
+            centred = normalize(centred + self.options.condition_noise * centred.shape[1] ** -0.5 * noise, dim=-1)
         return Guidance(centred[None], torch.stack(evidence)[None], encode_rows(torch.stack(anchors))[None])
 
 
@@ -158,7 +168,7 @@ def train_denoiser(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | 
         labels = torch.arange(size, device=device).repeat_interleave(options.pictures).expand(len(tasks), -1)
         real = mask.repeat_interleave(options.pictures, dim=1)
         functional = cross_entropy(scores[real], labels[real])
-        return distance + options.functional * functional, {"rows": distance.item(), "functional": functional.item()}
+        return options.distance * distance + functional, {"rows": distance.item(), "functional": functional.item()}
 
     key = digest([asdict(run.recipe), len(zoo.tasks), float(zoo.rows.sum()), float(zoo.conditions.sum())])
     loop = LoopOptions(
