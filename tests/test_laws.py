@@ -17,7 +17,7 @@ from tina_cli.evaluation import expected_calibration_error, mean_interval, wilso
 from tina_cli.ridge import fit_kernel_ridge, gram, left_out
 from tina_cli.rng import torch_rng
 from tina_cli.sampler import SAMPLERS, sample_ddim, sample_dpmpp_2m
-from tina_cli.sampling import sample_rows_for
+from tina_cli.sampling import Sampling, sample_rows_for
 
 
 def noise(*shape: int, seed: object = 0) -> Tensor:
@@ -147,12 +147,19 @@ def test_the_company_matters_and_an_untrained_network_gives_the_anchor() -> None
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_another_order_gives_the_same_rows_bit_for_bit(sampler: str) -> None:
     net, told, names = network(), guidance(5), ["d", "a", "e", "b", "c"]
-    order = [3, 1, 4, 0, 2]
+    order, how = [3, 1, 4, 0, 2], Sampling(sampler, steps=3)
     moved = Guidance(told.condition[:, order], told.evidence[:, order], told.anchor[:, order])
-    rows = sample_rows_for(net, told, names, 7, sampler, 3, 1000, torch.device("cpu"))
-    again = sample_rows_for(net, moved, [names[i] for i in order], 7, sampler, 3, 1000, torch.device("cpu"))
+    rows = sample_rows_for(net, told, names, 7, how, torch.device("cpu"))
+    again = sample_rows_for(net, moved, [names[i] for i in order], 7, how, torch.device("cpu"))
     assert torch.equal(rows[order], again)
-    assert not torch.equal(rows, sample_rows_for(net, told, names, 8, sampler, 3, 1000, torch.device("cpu")))
+    assert not torch.equal(rows, sample_rows_for(net, told, names, 8, how, torch.device("cpu")))
+
+
+def test_strength_goes_from_the_anchors_to_the_denoiser() -> None:
+    net, told, names = network(), guidance(3), ["a", "b", "c"]
+    found = [sample_rows_for(net, told, names, 0, Sampling(steps=1, strength=s), torch.device("cpu")) for s in (0, 0.5, 1)]
+    assert torch.allclose(encode_rows(found[0]), told.anchor[0])
+    assert torch.allclose(found[1], (found[0] + found[2]) / 2, atol=1e-5) and not torch.allclose(found[0], found[2])
 
 
 def test_leaving_out_is_fitting_without() -> None:

@@ -24,12 +24,22 @@ def lexicon() -> Lexicon:
         ("bat", "baseball glove", "club"),
         ("jaguar", "leopard", "feline"),
         ("seal", "walrus", "marine"),
+        ("bass (fish)", "guitar", "fish"),
+        ("hedgehog", "lamp", "spines"),
     ],
 )
 def test_the_company_chooses_the_sense(lexicon: Lexicon, name: str, other: str, word: str) -> None:
     sense = lexicon.choose([name, other])[0]
     assert sense is not None
     assert word in sense.gloss + lexicon.kind(sense, 12)
+
+
+def test_an_unknown_name_is_a_kind_of_its_last_word(lexicon: Lexicon) -> None:
+    for name in ("ceiling fan", "stop signs", "garfield (cartoon cat)"):
+        sense = lexicon.choose([name, "lamp"])[0]
+        assert sense is not None and sense.id == "" and sense.gloss == ""
+    kind = lexicon.choose(["ceiling fan", "lamp"])[0]
+    assert kind is not None and lexicon.kind(kind).startswith("fan, device")
 
 
 def test_order_does_not_matter(lexicon: Lexicon) -> None:
@@ -46,7 +56,7 @@ def test_one_meaning_many_names(lexicon: Lexicon, a: str, b: str) -> None:
     assert first.id == second.id
 
 
-@pytest.mark.parametrize("name", ["", "#", "|", "qwrtzp", "\t", "a\nb", "~", "猫"])
+@pytest.mark.parametrize("name", ["", "#", "|", "qwrtzp", "\t", "q\nw", "~", "猫"])
 def test_unknown_names_have_no_sense(lexicon: Lexicon, name: str) -> None:
     assert lexicon.choose([name]) == [None]
 

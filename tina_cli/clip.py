@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from tina_cli.backbone import Backbone, clip_weights, tower_backbone
 from tina_cli.device import prepare_torchvision, quiet_logging
 from tina_cli.errors import GeneratorError
-from tina_cli.lexicon import Lexicon, Sense
+from tina_cli.lexicon import Lexicon, Sense, split_remark
 
 # How a class is put into words; the usual prompt templates first, then what the lexicon adds. The student text tower has
 # learned the same forms.
@@ -85,9 +85,13 @@ def check_known(model: str, tag: str) -> None:
 
 def sentences(name: str, sense: Sense | None, lexicon: Lexicon) -> list[str]:
     """Return the sentences whose vectors are averaged into the condition of a class."""
-    templates = NAME_TEMPLATES + (SENSE_TEMPLATES if sense else ())
-    words = {"name": name, "gloss": sense.gloss, "kind": lexicon.kind(sense) or "thing"} if sense else {"name": name}
-    return [template.format(**words) for template in templates]
+    base = split_remark(name)[0]
+    out = [template.format(name=base) for template in NAME_TEMPLATES]
+    if sense:
+        about, kind = SENSE_TEMPLATES
+        out += [about.format(name=base, gloss=sense.gloss)] if sense.gloss else []
+        out += [kind.format(name=base, kind=lexicon.kind(sense) or "thing")]
+    return out
 
 
 def text_condition(clip: Clip, texts: Sequence[str]) -> Tensor:

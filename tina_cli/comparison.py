@@ -25,10 +25,11 @@ from tina_cli.errors import DataError, UsageError
 from tina_cli.evaluation import mean_interval, wilson
 from tina_cli.generator import Generator
 from tina_cli.images import read_classes
-from tina_cli.lexicon import Sense, normalise
+from tina_cli.lexicon import Sense
 from tina_cli.prior import Evidence, guide, picture_condition
 from tina_cli.rng import numpy_rng
 from tina_cli.sampling import sample_rows_for
+from tina_cli.zoo.concepts import Concept
 from tina_cli.zoo.store import extract
 
 METHODS = ("tina", "ridge", "nearest", "zero-shot", "generic", "oracle")
@@ -164,24 +165,22 @@ def run_task(generator: Generator, pool: Pool, task: list[int], protocol: Protoc
         seen = [picture_condition(g, generator.projection) for g in given]
         evidence = [Evidence(c, v, protocol.shots) for c, v in zip(seen, visual, strict=True)]
     else:
-        evidence = [Evidence(c, words=c) for c in words]
+        rows_known = [generator.known_row(n, s) for n, s in zip(asked, senses, strict=True)]
+        evidence = [Evidence(c, words=c, known=k) for c, k in zip(words, rows_known, strict=True)]
     guidance = guide(generator.prior, generator.spread, evidence)
-    how = generator.info["sampler"]
-    rows = sample_rows_for(
-        generator.denoiser, guidance, asked, protocol.seed, how["name"], how["steps"], how["timesteps"], generator.device
-    )
+    rows = sample_rows_for(generator.denoiser, guidance, asked, protocol.seed, generator.sampling, generator.device)
 
     def accuracy(scores: Tensor) -> float:
         return float((scores.argmax(-1) == y).float().mean())
 
     out = {"tina": accuracy(centred @ rows.T), "ridge": accuracy(centred @ guidance.anchor[0].T)}
     if not protocol.shots:
+        out["ridge"] = accuracy(centred @ generator.spread.standardise(generator.prior.predict(words)).T)
         likeness = normalize(words - generator.prior.mean, dim=-1) @ generator.prior.keys.T
         out["nearest"] = accuracy(centred @ pool.generic[likeness.argmax(-1)].T)
         projected = x if generator.projection is None else x @ generator.projection.T
         out["zero-shot"] = accuracy(projected @ words.T)
-    places = {concept.key: i for i, concept in enumerate(generator.concepts)}
-    found = [places.get(s.id if s else normalise(n)) for n, s in zip(asked, senses, strict=True)]
+    found = [generator.places.get(Concept(n, s.id if s else None).key) for n, s in zip(asked, senses, strict=True)]
     if None not in found:
         out["generic"] = accuracy(centred @ pool.generic[torch.tensor(found)].T)
     real = [pool.train[i] - generator.feature_mean for i in task] if pool.train else []

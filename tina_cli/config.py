@@ -92,6 +92,7 @@ class DenoiserStage:
     groups: int = 120
     calibration_tasks: int = 300
     sample_steps: int = 4
+    strength: float = 0.3
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,16 @@ from torch.nn.functional import cross_entropy, normalize
 
 from tina_cli.calibration import Calibration, fit_calibration, task_signs
 from tina_cli.codec import decode_rows, encode_rows
+from tina_cli.config import DenoiserStage
 from tina_cli.denoiser import Denoiser, Guidance
 from tina_cli.diffusion import q_sample
 from tina_cli.files import digest
 from tina_cli.loop import LoopOptions, train_loop
-from tina_cli.prior import blend, picture_condition, picture_share
+from tina_cli.prior import blend, picture_condition, picture_share, with_known
 from tina_cli.ridge import KernelRidge, left_out
 from tina_cli.rng import derive, numpy_rng, torch_rng
 from tina_cli.run import Run, Zoo
-from tina_cli.sampling import sample_rows_for
+from tina_cli.sampling import Sampling, sample_rows_for
 from tina_cli.zoo.finetune import task_features
 from tina_cli.zoo.store import FIT, TUNE
 
@@ -52,7 +53,7 @@ def cross_fitted(zoo: Zoo, prior: KernelRidge, groups: int, seed: int) -> Anchor
     likeness = keys @ keys.T
     out = torch.zeros(3, len(zoo.concepts), zoo.rows.shape[1])
     novelty = torch.zeros(3, len(zoo.concepts))
-    out[0, alive] = prior.predict(zoo.conditions[alive])
+    out[0, alive] = with_known(zoo.spread, prior.predict(zoo.conditions[alive]), rows)
     for place, group in ((1, singles), (2, clusters)):
         out[place, alive] = left_out(prior, rows, group)
         others = likeness.masked_fill(group[:, None] == group[None, :], -1.0)
@@ -183,6 +184,11 @@ def train_denoiser(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | 
     return network.eval(), halves
 
 
+def sampling_of(options: DenoiserStage) -> Sampling:
+    """Return how models are sampled from a denoiser trained by a recipe."""
+    return Sampling("dpm-solver++", options.sample_steps, options.timesteps, options.strength)
+
+
 def calibrate(run: Run, zoo: Zoo, prior: KernelRidge, network: Denoiser) -> Calibration:
     """Fit the calibration on tasks outside the training, at every depth of novelty, on pictures of the training split."""
     options = run.recipe.denoiser
@@ -193,9 +199,7 @@ def calibrate(run: Run, zoo: Zoo, prior: KernelRidge, network: Denoiser) -> Cali
         task = tasks[number % len(tasks)]
         guidance = batches.guidance(task, "calibration", number, depth=number % 3, pictures=False)
         names = [zoo.concepts[i].name for i in task]
-        rows = sample_rows_for(
-            network, guidance, names, run.recipe.seed, "dpm-solver++", options.sample_steps, options.timesteps, run.device
-        )
+        rows = sample_rows_for(network, guidance, names, run.recipe.seed, sampling_of(options), run.device)
         features = task_features(zoo.bank, zoo.feature_mean, [task], 8, TUNE, "calibration", number, unit=False)[0]
         signs.append(task_signs(rows, guidance))
         scores.append(features.flatten(0, 1) @ rows.T)

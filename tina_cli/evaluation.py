@@ -52,10 +52,10 @@ def match_folders(folders: Sequence[str], classes: Sequence[str], lexicon: Lexic
 
     by_name = {plain(name): name for name in classes}
     senses = lexicon.choose(list(classes))
-    by_sense = {sense.id: name for name, sense in zip(classes, senses, strict=True) if sense}
+    by_sense = {sense.id: name for name, sense in zip(classes, senses, strict=True) if sense and sense.id}
     out: dict[str, str] = {}
     for folder, sense in zip(folders, lexicon.choose([normalise(f) for f in folders]), strict=True):
-        found = by_name.get(plain(folder)) or (by_sense.get(sense.id) if sense else None)
+        found = by_name.get(plain(folder)) or (by_sense.get(sense.id) if sense and sense.id else None)
         if found:
             out[folder] = found
     return out

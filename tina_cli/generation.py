@@ -12,7 +12,7 @@ model       with temperature, threshold, expected accuracy              calibrat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from tina_cli.modelfile import FORMAT, Model
 from tina_cli.prior import Evidence, guide, picture_condition
 from tina_cli.prompt import check_classes, parse_prompt
 from tina_cli.sampler import SAMPLERS
-from tina_cli.sampling import sample_rows_for
+from tina_cli.sampling import Sampling, sample_rows_for
 from tina_cli.weights import find_generator
 
 
@@ -61,8 +61,9 @@ class Meaning:
     def note(self) -> dict[str, Any]:
         """Return what the model file says of the class."""
         if not self.descriptions and not self.pictures:
-            found = {"sense": self.sense.id, "gloss": self.sense.gloss} if self.sense else {"sense": None}
-            return {"name": self.name, **found}
+            if self.sense and self.sense.id:
+                return {"name": self.name, "sense": self.sense.id, "gloss": self.sense.gloss}
+            return {"name": self.name, "sense": None} | ({"kind_of": self.sense.hypernyms[0]} if self.sense else {})
         texts = {"descriptions": list(self.descriptions)} if self.descriptions else {}
         return {"name": self.name, **texts, **({"pictures": len(self.pictures)} if self.pictures else {})}
 
@@ -98,9 +99,9 @@ def understand(generator: Generator, request: Request) -> list[Meaning]:
 
 def generate_model(generator: Generator, request: Request) -> Model:
     """Generate the model of a request; raises `UsageError`, `PromptError` or `ImageError` for one that cannot be met."""
-    default = generator.info["sampler"]
-    sampler, steps = request.sampler or default["name"], request.steps if request.steps is not None else default["steps"]
-    check_sampling(sampler, steps, default["timesteps"], request.samples)
+    how = generator.sampling
+    how = replace(how, sampler=request.sampler or how.sampler, steps=how.steps if request.steps is None else request.steps)
+    check_sampling(how, request.samples)
 
     meanings = understand(generator, request)
     names = [meaning.name for meaning in meanings]
@@ -108,9 +109,7 @@ def generate_model(generator: Generator, request: Request) -> Model:
     drawn = []
     for number in range(request.samples):
         seed = request.seed + number
-        rows = sample_rows_for(
-            generator.denoiser, guidance, names, seed, sampler, steps, default["timesteps"], generator.device
-        )
+        rows = sample_rows_for(generator.denoiser, guidance, names, seed, how, generator.device)
         drawn.append((expected_accuracy(task_signs(rows, guidance), generator.calibration.accuracy), seed, rows))
     expected, seed, rows = max(drawn, key=lambda item: item[0])
     weight, bias = head_parameters(rows, generator.feature_mean)
@@ -120,8 +119,8 @@ def generate_model(generator: Generator, request: Request) -> Model:
         "backbone": generator.spec.to_json(),
         "generator": generator.identity,
         "seed": seed,
-        "sampler": sampler,
-        "steps": steps,
+        "sampler": how.sampler,
+        "steps": how.steps,
         "temperature": generator.calibration.temperature,
         "threshold": generator.calibration.threshold,
         "expected_accuracy": round(expected, 4),
@@ -129,12 +128,12 @@ def generate_model(generator: Generator, request: Request) -> Model:
     return Model(weight, bias, info, generator.backbone_state() if request.bundle else {})
 
 
-def check_sampling(sampler: str, steps: int, timesteps: int, samples: int) -> None:
+def check_sampling(how: Sampling, samples: int) -> None:
     """Raise `UsageError` for a sampler, or numbers, that cannot be."""
-    if sampler not in SAMPLERS:
-        raise UsageError(f"unknown sampler {sampler!r}", hint=f"one of {', '.join(SAMPLERS)}")
-    if not 1 <= steps <= timesteps:
-        raise UsageError(f"--steps must be from 1 to {timesteps}, not {steps}")
+    if how.sampler not in SAMPLERS:
+        raise UsageError(f"unknown sampler {how.sampler!r}", hint=f"one of {', '.join(SAMPLERS)}")
+    if not 1 <= how.steps <= how.timesteps:
+        raise UsageError(f"--steps must be from 1 to {how.timesteps}, not {how.steps}")
     if samples < 1:
         raise UsageError(f"--samples must be at least 1, not {samples}")
 
@@ -148,7 +147,8 @@ def gather(generator: Generator, meaning: Meaning) -> Evidence:
         words = text_condition(generator.clip, sentences(meaning.name, meaning.sense, generator.lexicon))
     if not meaning.pictures:
         assert words is not None
-        return Evidence(words, words=words)
+        known = None if meaning.descriptions else generator.known_row(meaning.name, meaning.sense)
+        return Evidence(words, words=words, known=known)
     features = generator.backbone.read(meaning.pictures)
     seen = picture_condition(features, generator.projection)
     visual = normalize(features - generator.feature_mean, dim=-1).mean(0)

@@ -28,8 +28,9 @@ from tina_cli.codec import Spread
 from tina_cli.denoiser import Denoiser
 from tina_cli.errors import DataError, GeneratorError, UsageError
 from tina_cli.files import pretty_json, sha256, write_atomic
-from tina_cli.lexicon import Lexicon
-from tina_cli.ridge import KernelRidge, gram
+from tina_cli.lexicon import Lexicon, Sense
+from tina_cli.ridge import KernelRidge
+from tina_cli.sampling import Sampling
 from tina_cli.weights import FORMAT, INFO, read_generator_info
 from tina_cli.zoo.concepts import Concept
 
@@ -115,10 +116,25 @@ class Generator:
         """Return how scores spread, the scale of rows."""
         return Spread(self._known["spread.basis"].float(), float(self._known["spread.floor"]))
 
-    def generic_rows(self) -> Tensor:
-        """Return the generic model's rows [N, D], in the order of `concepts`."""
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Return the place of each known concept by its key."""
+        return {concept.key: i for i, concept in enumerate(self.concepts)}
+
+    def known_row(self, name: str, sense: Sense | None) -> Tensor | None:
+        """Return the generic row [D] of a name in a sense; None where it is not known."""
+        place = self.places.get(Concept(name, sense.id if sense else None).key)
+        return None if place is None else self.generic_rows([place])[0]
+
+    def generic_rows(self, places: Sequence[int] | None = None) -> Tensor:
+        """Return the generic model's rows [N, D], or those of some places, in the order of `concepts`.
+
+        They are the regression's targets, which its stored solution gives back.
+        """
         ridge = self.prior
-        return (gram(ridge.keys, ridge.gamma, ridge.noise) @ ridge.dual.double()).float()
+        chosen = torch.arange(len(ridge.keys)) if places is None else torch.tensor(list(places))
+        rows = ridge.kernel_of_keys(chosen) @ ridge.dual.double() + ridge.noise * ridge.dual[chosen].double()
+        return rows.float()
 
     @cached_property
     def concepts(self) -> list[Concept]:
@@ -129,6 +145,11 @@ class Generator:
     def heldout(self) -> list[Concept]:
         """Return the concepts kept out of every stage."""
         return [Concept(name, sense, tier) for name, sense, tier in self.info["heldout"]]
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """Return how its models are sampled unless something else is asked for."""
+        return Sampling(**self.info["sampling"])
 
     @cached_property
     def calibration(self) -> Calibration:

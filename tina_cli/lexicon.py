@@ -18,8 +18,9 @@ from pathlib import Path
 from tina_cli.errors import GeneratorError
 
 PHYSICAL = "n00001930"  # physical entity: what a photo can show
-RANK_WEIGHT = 0.6  # a sense's log frequency rank counts against it
+RANK_WEIGHT = 0.75  # a sense's log frequency rank counts against it
 PHYSICAL_BONUS = 1.0
+FIRST_BONUS = 0.3  # a hedgehog is first of all a hedgehog, though porcupines are called so too
 KNOWN_BONUS = 1.0  # the generator has seen pictures of this very sense
 DETACHMENT = (
     ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y"),
@@ -35,7 +36,7 @@ CONTEXT_WEIGHT = 4.0  # similarity to the other names of the prompt
 class Sense:
     """One meaning of one or more nouns."""
 
-    id: str
+    id: str  # empty for a meaning made up for a name that is not in the table
     lemmas: tuple[str, ...]
     ranks: tuple[int, ...]
     gloss: str
@@ -45,6 +46,12 @@ class Sense:
 def normalise(name: str) -> str:
     """Return a name as the lexicon spells it: lower case, single spaces, no underscores."""
     return re.sub(r"[\s_]+", " ", name).strip().lower()
+
+
+def split_remark(name: str) -> tuple[str, str]:
+    """Return a name without the remark in parentheses at its end, and the remark: "bass (fish)" -> "bass", "fish"."""
+    match = re.fullmatch(r"(.+?)\s*\(([^()]+)\)\s*", name)
+    return (match[1], match[2]) if match else (name, "")
 
 
 class Lexicon:
@@ -96,6 +103,10 @@ class Lexicon:
         start = self.table.find(f"\n{sense_id}\t".encode())
         return None if start < 0 else self._line_at(start + 1)
 
+    def sense_of(self, name: str, sense_id: str | None) -> Sense | None:
+        """Return the sense with this id, or for None what the name means by itself."""
+        return self.get(sense_id) if sense_id else self.choose([name])[0]
+
     def senses(self, name: str) -> list[Sense]:
         """Return the senses of a name, the most frequent first; an unknown name has none."""
         needle = normalise(name).encode()
@@ -113,13 +124,32 @@ class Lexicon:
         return bool(self.senses(name))
 
     def candidates(self, name: str) -> list[Sense]:
-        """Return the senses of a name, of its singular, or of its spelling without hyphens."""
+        """Return the senses of a name, of its singular, or of its spelling with other hyphens or spaces."""
+        return next(filter(None, map(self.senses, self._spellings(name))), [])
+
+    def _spellings(self, name: str) -> list[str]:
         plain = normalise(name)
-        for form in dict.fromkeys((plain, plain.replace("-", " "), plain.replace(" ", "-"))):
-            if senses := self.senses(form):
-                return senses
-        one = self._detach(plain)
-        return self.senses(one) if one != plain else []
+        forms = (plain, plain.replace("-", " "), plain.replace(" ", "-"), re.sub("[ -]", "", plain), self._detach(plain))
+        return list(dict.fromkeys(forms))
+
+    def _options(self, name: str) -> list[Sense]:
+        """Return what a name may mean: its senses, those that a remark in parentheses allows, or a kind of its last word.
+
+        "bass (fish)" is a bass that is a fish; "ceiling fan", which is no name here, is a kind of fan.
+        """
+        base, remark = split_remark(name)
+        found = self.candidates(base)
+        kinds = {sense.id for sense in self.candidates(remark)} if remark else set()
+        if kinds and found:
+            return [sense for sense in found if kinds & self.ancestors(sense.id)] or found
+        if found:
+            return found
+        words = normalise(remark or base).split(" ")
+        for start in range(0 if remark else 1, len(words)):
+            head = " ".join(words[start:])
+            if len(head) >= 3 and (heads := self.candidates(head)):
+                return [Sense("", (normalise(base),), (rank,), "", (head.id,)) for rank, head in enumerate(heads, 1)]
+        return []
 
     def singular(self, name: str) -> str:
         """Return the singular of a plural ("wheelie bins" -> "wheelie bin"), or the name itself.
@@ -149,6 +179,9 @@ class Lexicon:
             if word.endswith(ending) and len(word) > len(ending) + 1:
                 yield word[: -len(ending)] + replacement
 
+    def _above(self, sense: Sense) -> frozenset[str]:
+        return self.ancestors(sense.id) if sense.id else self.ancestors(sense.hypernyms[0])
+
     def ancestors(self, sense_id: str) -> frozenset[str]:
         """Return a sense's id and the ids of all its hypernyms."""
         if sense_id not in self._paths:
@@ -161,9 +194,9 @@ class Lexicon:
         """Parse the whole table once, for work that visits every sense."""
         self._parsed.update((sense.id, sense) for sense in self)
 
-    def similarity(self, a: str, b: str) -> float:
+    def similarity(self, a: Sense, b: Sense) -> float:
         """Return the share of hypernyms that two senses have in common, 0 to 1 (Jaccard)."""
-        up, down = self.ancestors(a), self.ancestors(b)
+        up, down = self._above(a), self._above(b)
         return len(up & down) / len(up | down)
 
     def kind(self, sense: Sense, levels: int = 3) -> str:
@@ -176,13 +209,17 @@ class Lexicon:
         return ", ".join(names)
 
     def choose(self, names: Sequence[str], known: frozenset[str] = frozenset()) -> list[Sense | None]:
-        """Choose a sense for each name beside the other names, whatever their order.
+        """Choose a sense for each name beside the other names, whatever their order; None for a name with none.
 
-        A sense scores by its frequency, by being a physical thing, by being in `known` (senses with pictures) and by its
-        likeness to the best fitting senses of the other names: "crane" beside "heron" is the bird.
+        A sense without an id is one made up for a name that is not here: a kind of what its last word means. A sense scores
+        by its frequency, by having the name for its first, by being a physical thing, by being in `known` (senses with
+        pictures) and by its likeness to the best fitting senses of the other names: "crane" beside "heron" is the bird.
         """
-        options = [self.candidates(name) for name in names]
-        priors = [[self._prior(s, rank, known) for rank, s in enumerate(senses, 1)] for senses in options]
+        options = [self._options(name) for name in names]
+        priors = [
+            [self._prior(sense, split_remark(name)[0], known) for sense in senses]
+            for name, senses in zip(names, options, strict=True)
+        ]
         chosen: list[Sense | None] = []
         for i, senses in enumerate(options):
             if not senses:
@@ -191,7 +228,7 @@ class Lexicon:
             scores = []
             for sense, prior in zip(senses, priors[i], strict=True):
                 likeness = sorted(
-                    max(self.similarity(sense.id, o.id) + 0.1 * p for o, p in zip(other, priors[j], strict=True))
+                    max(self.similarity(sense, o) + 0.1 * p for o, p in zip(other, priors[j], strict=True))
                     for j, other in enumerate(options)
                     if j != i and other
                 )
@@ -200,9 +237,12 @@ class Lexicon:
             chosen.append(senses[max(range(len(senses)), key=lambda k: scores[k])])
         return chosen
 
-    def _prior(self, sense: Sense, rank: int, known: frozenset[str]) -> float:
-        score = -RANK_WEIGHT * math.log(rank)
-        if PHYSICAL in self.ancestors(sense.id):
+    def _prior(self, sense: Sense, name: str, known: frozenset[str]) -> float:
+        forms = self._spellings(name)
+        named = [lemma.lower() in forms for lemma in sense.lemmas]
+        rank = min((rank for rank, is_name in zip(sense.ranks, named, strict=True) if is_name), default=1)
+        score = FIRST_BONUS * named[0] - RANK_WEIGHT * math.log(rank)
+        if PHYSICAL in self._above(sense):
             score += PHYSICAL_BONUS
         if sense.id in known:
             score += KNOWN_BONUS

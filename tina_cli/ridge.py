@@ -26,6 +26,11 @@ class KernelRidge:
         """Return the likeness of each x [n, d] to each key, 0 to 1: exp(gamma (cos - 1)), [n, N]."""
         return torch.exp(self.gamma * (normalize(x - self.mean, dim=-1) @ self.keys.T - 1))
 
+    def kernel_of_keys(self, places: Tensor) -> Tensor:
+        """Return the likeness of some keys to all keys, in double precision [n, N]."""
+        double = self.keys.double()
+        return torch.exp(self.gamma * (double[places] @ double.T - 1))
+
     def predict(self, x: Tensor) -> Tensor:
         """Return the predictions for x [n, d], [n, m]."""
         return self.kernel(x) @ self.dual

@@ -72,7 +72,7 @@ def fit_projection(run: Run, clip: Clip, folder: Path) -> Tensor:
     lexicon = Lexicon.read(run.work / "lexicon.gz")
     lexicon.index()
     parts = features_stage(run, clip_backbone(folder, run.device))
-    sets = {name: list(classes) for name, classes in run.data.items()}
+    sets = {name: {c: len(paths) for c, paths in classes.items()} for name, classes in run.data.items()}
     first = imagenet_concepts() if zoo.imagenet else []
     concepts, places = collect(sets, lexicon, first, zoo.heldout_share, zoo.heldout_kinds, run.recipe.seed)
     bank = feature_bank(parts, places, run.recipe.features.test_share, run.recipe.features.tune_share, run.recipe.seed)
@@ -83,7 +83,7 @@ def fit_projection(run: Run, clip: Clip, folder: Path) -> Tensor:
             own = torch.cat([bank.rows_of(number, FIT), bank.rows_of(number, TUNE)])
             if concept.heldout or not len(own):
                 continue
-            sense = lexicon.get(concept.sense) if concept.sense else None
+            sense = lexicon.sense_of(concept.name, concept.sense)
             texts.append(text_condition(clip, sentences(concept.name, sense, lexicon)))
             means.append(bank.features[own].float().mean(0))
         x, y = normalize(torch.stack(means), dim=-1).double(), torch.stack(texts).double()

@@ -92,7 +92,7 @@ def known_before(run: Run, spec: BackboneSpec) -> tuple[list[Concept], Tensor]:
 
 def concept_conditions(run: Run, concepts: Sequence[Concept], lexicon: Lexicon, clip_folder: Path | None) -> Tensor:
     """Return the text conditions of concepts, [N, d]."""
-    texts = [sentences(c.name, lexicon.get(c.sense) if c.sense else None, lexicon) for c in concepts]
+    texts = [sentences(c.name, lexicon.sense_of(c.name, c.sense), lexicon) for c in concepts]
 
     def make() -> dict[str, Tensor]:
         clip = load_clip(f"local-dir:{clip_folder}" if clip_folder else str(run.clip), run.device)
@@ -114,7 +114,7 @@ def zoo_stage(
     options, seed = run.recipe.zoo, run.recipe.seed
     lexicon.index()
     first, given = known_before(run, backbone.spec)
-    sets = {name: list(classes) for name, classes in run.data.items()}
+    sets = {name: {c: len(paths) for c, paths in classes.items()} for name, classes in run.data.items()}
     concepts, places = collect(sets, lexicon, first, options.heldout_share, options.heldout_kinds, seed)
     bank = feature_bank(parts, places, run.recipe.features.test_share, run.recipe.features.tune_share, seed)
     feature_mean = torch.stack(
@@ -205,7 +205,7 @@ def fit_prior(run: Run, zoo: Zoo, rows: Tensor) -> KernelRidge:
 
 def diffusion_stage(run: Run, zoo: Zoo, spec: BackboneSpec, lexicon: Lexicon, clip_folder: Path | None) -> None:
     """Train the denoiser, calibrate, and write the generator directory."""
-    from tina_cli.denoising import calibrate, train_denoiser
+    from tina_cli.denoising import calibrate, sampling_of, train_denoiser
 
     prior = fit_prior(run, zoo, zoo.rows)
     projection = clip_projection(clip_folder) if clip_folder else None
@@ -225,7 +225,7 @@ def diffusion_stage(run: Run, zoo: Zoo, spec: BackboneSpec, lexicon: Lexicon, cl
             "layers": options.layers,
             "heads": options.heads,
         },
-        "sampler": {"name": "dpm-solver++", "steps": options.sample_steps, "timesteps": options.timesteps},
+        "sampling": asdict(sampling_of(options)),
         "recipe": asdict(run.recipe),
         "data": {name: len(classes) for name, classes in run.data.items()},
         "concepts": [[c.name, c.sense] for c in alive],

@@ -10,6 +10,7 @@ from tina_cli.lexicon import Lexicon, Sense
 
 NOUN_FILES = ("data.noun", "index.noun", "noun.exc")
 MAX_GLOSS = 120
+UNMET = 3  # ranks that senses never met in texts stand further behind
 
 
 def short_gloss(gloss: str) -> str:
@@ -57,13 +58,13 @@ def read_wordnet(directory: Path) -> Lexicon:
 
 
 def _sense_numbers(index: Path) -> dict[tuple[str, str], int]:
-    """Map (lemma, synset offset) to its sense number, 1 the most frequent."""
+    """Map (lemma, synset offset) to its sense number, 1 the most frequent; those never met in texts stand further behind."""
     numbers = {}
     for line in index.read_text(encoding="latin-1").splitlines():
         if line.startswith(" "):
             continue
         fields = line.split()
-        offsets = fields[-int(fields[2]) :]
+        offsets, met = fields[-int(fields[2]) :], int(fields[-int(fields[2]) - 1])
         for number, offset in enumerate(offsets, start=1):
-            numbers[fields[0].replace("_", " "), offset] = number
+            numbers[fields[0].replace("_", " "), offset] = number if number <= met else number + UNMET
     return numbers

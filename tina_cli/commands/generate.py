@@ -186,7 +186,8 @@ def describe_class(note: dict[str, Any]) -> str:
         return f"  {note['name']}: {' and '.join(parts)}"
     if note["sense"]:
         return f"  {note['name']}: {note['gloss']}"
-    return f'  {note["name"]}: not in the lexicon, taken by its letters alone; --describe "{note["name"]}=..." says what it is'
+    taken = "as a kind of its last word" if "kind_of" in note else "by its letters alone"
+    return f'  {note["name"]}: not in the lexicon, taken {taken}; --describe "{note["name"]}=..." says what it is'
 
 
 def summary(path: Path, info: dict[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,6 @@ def show_generator(info: dict[str, Any]) -> None:
     result(f"backbone     {info['backbone']['arch']}, features of {info['backbone']['dim']} numbers")
     result(f"clip         {info['clip'].get('name', 'inside')}, conditions of {shape['condition_dim']} numbers")
     result(f"denoiser     {shape['layers']} layers of width {shape['width']}, rows of {shape['row_dim']} numbers")
-    result(f"sampler      {info['sampler']['name']}, {info['sampler']['steps']} steps")
+    result(f"sampler      {info['sampling']['sampler']}, {info['sampling']['steps']} steps")
     result(f"concepts     {len(info['concepts'])} known, {len(info['heldout'])} held out")
     result(f"data         {', '.join(f'{name} ({count})' for name, count in info['data'].items())}")

@@ -9,6 +9,8 @@ from pathlib import Path
 from tina_cli.lexicon import Lexicon, normalise
 from tina_cli.rng import derive
 
+TESTABLE = 10  # pictures that a held-out class has at least
+
 
 @dataclass(frozen=True)
 class Concept:
@@ -36,35 +38,37 @@ def imagenet_concepts() -> list[Concept]:
 
 
 def collect(
-    sets: Mapping[str, Sequence[str]],
+    sets: Mapping[str, Mapping[str, int]],
     lexicon: Lexicon,
     first: Sequence[Concept],
     heldout_share: float,
     heldout_kinds: Sequence[str],
     seed: int,
 ) -> tuple[list[Concept], dict[str, list[int]]]:
-    """Return all concepts, and for each set the concept of each of its classes.
+    """Return all concepts, and for each set (class -> number of pictures) the concept of each of its classes.
 
-    `first` are concepts known beforehand. Held out are, by a hash of the concept's key, a share of those with pictures
-    ("near") and all whose hypernyms include one of `heldout_kinds` ("far"): fixed before anything is fitted.
+    `first` are concepts known beforehand. Held out are, by a hash of the concept's key, a share of those with pictures enough
+    to test on ("near") and all whose hypernyms include one of `heldout_kinds` ("far"): fixed before anything is fitted.
     """
     concepts = {concept.key: concept for concept in first}
     known = frozenset(concept.sense for concept in first if concept.sense)
     place: dict[str, list[str]] = {}
+    pictures: dict[str, int] = {}
     for name, classes in sets.items():
-        senses = lexicon.choose(classes, known)
-        found = [Concept(c, s.id if s else None) for c, s in zip(classes, senses, strict=True)]
+        senses = lexicon.choose(list(classes), known)
+        found = [Concept(c, s.id or None if s else None) for c, s in zip(classes, senses, strict=True)]
         place[name] = [concept.key for concept in found]
-        for concept in found:
+        for concept, count in zip(found, classes.values(), strict=True):
             concepts.setdefault(concept.key, concept)
-    pictured = {key for keys in place.values() for key in keys}
+            pictures[concept.key] = pictures.get(concept.key, 0) + count
     kinds = {sense.id for kind in heldout_kinds for sense in lexicon.candidates(kind)}
     out: dict[str, Concept] = {}
     for key, concept in concepts.items():
         tier = ""
+        chance = derive(seed, "held-out class", key) % 10_000 / 10_000
         if concept.sense and kinds & lexicon.ancestors(concept.sense):
             tier = "far"
-        elif key in pictured and derive(seed, "held-out class", key) % 10_000 < heldout_share * 10_000:
+        elif pictures.get(key, 0) >= TESTABLE and chance < heldout_share:
             tier = "near"
         out[key] = Concept(concept.name, concept.sense, tier, concept.trunk_row)
     index = {key: i for i, key in enumerate(out)}
