@@ -32,7 +32,7 @@ def test_python_blocks_run(
 
 
 def test_every_option_shown_exists(tina: Callable[..., Result]) -> None:
-    lines = [line.strip() for line in README.splitlines() if line.startswith("    tina ")]
+    lines = [line.strip() for line in README.splitlines() if line.startswith(("    tina ", "    $ tina "))]
     assert len(lines) >= 10
     for line in lines:
         words = shlex.split(line.removeprefix("$ ").split(" | ")[0], comments=True)

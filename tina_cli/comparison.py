@@ -158,7 +158,7 @@ def run_task(generator: Generator, pool: Pool, task: list[int], protocol: Protoc
     centred = x - generator.feature_mean
 
     asked = [names[i] for i in rng.permutation(len(names))] if protocol.shuffled else names
-    senses = generator.lexicon.choose(asked, frozenset(c.sense for c in generator.concepts if c.sense))
+    senses = generator.lexicon.choose(asked, generator.known_senses)
     words = torch.stack([condition_of(generator, pool, n, s) for n, s in zip(asked, senses, strict=True)])
     if protocol.shots:
         visual = [normalize(g - generator.feature_mean, dim=-1).mean(0) for g in given]

@@ -90,10 +90,9 @@ def understand(generator: Generator, request: Request) -> list[Meaning]:
         for name in given:
             if name not in names:
                 raise UsageError(f"{option} names {name!r}, which is no class here", hint=f"the classes: {', '.join(names)}")
-    known = frozenset(concept.sense for concept in generator.concepts if concept.sense)
     return [
         Meaning(name, sense, request.describe.get(name, ()), expand(request.images.get(name, ())))
-        for name, sense in zip(names, generator.lexicon.choose(names, known), strict=True)
+        for name, sense in zip(names, generator.lexicon.choose(names, generator.known_senses), strict=True)
     ]
 
 

@@ -117,6 +117,11 @@ class Generator:
         return Spread(self._known["spread.basis"].float(), float(self._known["spread.floor"]))
 
     @cached_property
+    def known_senses(self) -> frozenset[str]:
+        """Return the senses that help to choose among a name's: those of the concepts and of their hypernyms."""
+        return frozenset(self.info["known_senses"])
+
+    @cached_property
     def places(self) -> dict[str, int]:
         """Return the place of each known concept by its key."""
         return {concept.key: i for i, concept in enumerate(self.concepts)}

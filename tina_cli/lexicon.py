@@ -21,7 +21,7 @@ PHYSICAL = "n00001930"  # physical entity: what a photo can show
 RANK_WEIGHT = 0.75  # a sense's log frequency rank counts against it
 PHYSICAL_BONUS = 1.0
 FIRST_BONUS = 0.3  # a hedgehog is first of all a hedgehog, though porcupines are called so too
-KNOWN_BONUS = 1.0  # the generator has seen pictures of this very sense
+KNOWN_BONUS = 1.0  # the generator has seen pictures of it
 DETACHMENT = (
     ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y"),
 )  # fmt: skip
@@ -212,8 +212,8 @@ class Lexicon:
         """Choose a sense for each name beside the other names, whatever their order; None for a name with none.
 
         A sense without an id is one made up for a name that is not here: a kind of what its last word means. A sense scores
-        by its frequency, by having the name for its first, by being a physical thing, by being in `known` (senses with
-        pictures) and by its likeness to the best fitting senses of the other names: "crane" beside "heron" is the bird.
+        by its frequency, by having the name for its first, by being a physical thing, by being in `known` (pictures of it
+        are known) and by its likeness to the best fitting senses of the other names: "crane" beside "heron" is the bird.
         """
         options = [self._options(name) for name in names]
         priors = [

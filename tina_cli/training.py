@@ -29,7 +29,7 @@ from tina_cli.lexicon import Lexicon
 from tina_cli.ridge import KernelRidge, fit_kernel_ridge
 from tina_cli.run import Run, Zoo, features_stage, prepare
 from tina_cli.weights import INFO, embedded_weights
-from tina_cli.zoo.concepts import Concept, collect, imagenet_concepts
+from tina_cli.zoo.concepts import Concept, collect, imagenet_concepts, known_senses
 from tina_cli.zoo.finetune import finetune_heads, fit_generic, task_features
 from tina_cli.zoo.store import FIT, TUNE, FeatureBank, feature_bank, sharded, write_manifest
 from tina_cli.zoo.tasks import TaskSource, draw_tasks, exclusions
@@ -229,6 +229,7 @@ def diffusion_stage(run: Run, zoo: Zoo, spec: BackboneSpec, lexicon: Lexicon, cl
         "recipe": asdict(run.recipe),
         "data": {name: len(classes) for name, classes in run.data.items()},
         "concepts": [[c.name, c.sense] for c in alive],
+        "known_senses": sorted(known_senses(alive, lexicon)),
         "heldout": [[c.name, c.sense, c.heldout] for c in zoo.concepts if c.heldout],
     }
     write_generator(

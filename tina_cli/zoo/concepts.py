@@ -37,6 +37,11 @@ def imagenet_concepts() -> list[Concept]:
     return [Concept(n, s, trunk_row=i) for i, (n, s) in enumerate(zip(open_clip.IMAGENET_CLASSNAMES, senses, strict=True))]
 
 
+def known_senses(concepts: Sequence[Concept], lexicon: Lexicon) -> frozenset[str]:
+    """Return the senses of concepts and all their hypernyms: whoever knows a tabby has an idea of a cat."""
+    return frozenset().union(*(lexicon.ancestors(concept.sense) for concept in concepts if concept.sense))
+
+
 def collect(
     sets: Mapping[str, Mapping[str, int]],
     lexicon: Lexicon,
@@ -51,7 +56,7 @@ def collect(
     to test on ("near") and all whose hypernyms include one of `heldout_kinds` ("far"): fixed before anything is fitted.
     """
     concepts = {concept.key: concept for concept in first}
-    known = frozenset(concept.sense for concept in first if concept.sense)
+    known = known_senses(first, lexicon)
     place: dict[str, list[str]] = {}
     pictures: dict[str, int] = {}
     for name, classes in sets.items():
