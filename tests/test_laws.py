@@ -180,6 +180,11 @@ def test_the_fitted_values_come_back() -> None:
     assert torch.allclose((gram(ridge.keys, 2.0, 0.5) @ ridge.dual.double()).float(), y, atol=1e-5)
 
 
+def test_the_inputs_come_back() -> None:
+    x = normalize(noise(10, 6) + 2, dim=-1)
+    assert torch.allclose(fit_kernel_ridge(x, noise(10, 3, seed=1), 2.0, 0.5).inputs(), x, atol=1e-5)
+
+
 def test_calibration_finds_the_temperature_and_the_accuracy() -> None:
     scores, labels, signs = [], [], []
     for task in range(60):

@@ -60,7 +60,7 @@ class ZooStage:
     heldout_tasks: int = 200
     min_classes: int = 2
     max_classes: int = 50
-    heldout_share: float = 0.05
+    heldout_share: float = 0.0  # of the classes with pictures: kept out of everything, to measure unseen classes
     heldout_kinds: tuple[str, ...] = ()
     imagenet: bool = False
     generic_steps: int = 300

@@ -26,6 +26,12 @@ class KernelRidge:
         """Return the likeness of each x [n, d] to each key, 0 to 1: exp(gamma (cos - 1)), [n, N]."""
         return torch.exp(self.gamma * (normalize(x - self.mean, dim=-1) @ self.keys.T - 1))
 
+    def inputs(self) -> Tensor:
+        """Return the unit vectors [N, d] that the keys were made from: where the ray from the mean meets the sphere."""
+        along = self.keys @ self.mean
+        reach = (along.square() + 1 - self.mean.square().sum()).sqrt() - along
+        return normalize(self.mean + reach[:, None] * self.keys, dim=-1)
+
     def kernel_of_keys(self, places: Tensor) -> Tensor:
         """Return the likeness of some keys to all keys, in double precision [n, N]."""
         double = self.keys.double()

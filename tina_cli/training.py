@@ -12,7 +12,7 @@ from: a stage that is done is read, a changed input makes a new file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 from tina_cli.backbone import Backbone, BackboneSpec, clip_backbone, clip_projection, clip_weights
 from tina_cli.clip import load_clip, named_backbone, sentences, text_condition
-from tina_cli.codec import fit_spread
+from tina_cli.codec import Spread, fit_spread
 from tina_cli.files import digest, sha256, write_atomic
 from tina_cli.generator import open_generator, write_generator
 from tina_cli.lexicon import Lexicon
@@ -75,24 +75,39 @@ def open_backbone(run: Run, clip_folder: Path | None) -> tuple[Backbone, Lexicon
     return clip_backbone(clip_folder, run.device) if clip_folder else named_backbone(str(run.clip), run.device), lexicon
 
 
-def known_before(run: Run, spec: BackboneSpec) -> tuple[list[Concept], Tensor]:
-    """Return concepts whose rows are given, and these rows: the trunk's own classifier, or the embedded generator's."""
+@dataclass(frozen=True)
+class Known:
+    """What is known before the run's own pictures: concepts and their rows, and where it is a generator's, its scales too."""
+
+    concepts: Sequence[Concept]
+    rows: Tensor
+    conditions: Tensor | None = None
+    feature_mean: Tensor | None = None
+    spread: Spread | None = None
+
+
+def known_before(run: Run, spec: BackboneSpec) -> Known:
+    """Return the trunk's own classifier, where the recipe asks for it, or else what the embedded generator knows."""
     if run.recipe.zoo.imagenet:
         from tina_cli.student import imagenet_weights
 
         weight = imagenet_weights()["classifier.weight"]
-        return imagenet_concepts(), normalize(weight - weight.mean(0), dim=-1)
+        return Known(imagenet_concepts(), normalize(weight - weight.mean(0), dim=-1))
     if run.clip is None and (embedded_weights() / INFO).exists():
         embedded = open_generator(embedded_weights(), run.device)
         if embedded.spec.sha256 == spec.sha256:
             concepts = [Concept(c.name, c.sense, trunk_row=i) for i, c in enumerate(embedded.concepts)]
-            return concepts, embedded.generic_rows()
-    return [], torch.zeros(0, spec.dim)
+            conditions = embedded.prior.inputs()
+            return Known(concepts, embedded.generic_rows(), conditions, embedded.feature_mean, embedded.spread)
+    return Known([], torch.zeros(0, spec.dim))
 
 
-def concept_conditions(run: Run, concepts: Sequence[Concept], lexicon: Lexicon, clip_folder: Path | None) -> Tensor:
-    """Return the text conditions of concepts, [N, d]."""
-    texts = [sentences(c.name, lexicon.sense_of(c.name, c.sense), lexicon) for c in concepts]
+def concept_conditions(
+    run: Run, concepts: Sequence[Concept], lexicon: Lexicon, clip_folder: Path | None, given: Tensor | None
+) -> Tensor:
+    """Return the text conditions of concepts, [N, d]; those of concepts known before are `given`."""
+    first = 0 if given is None else len(given)
+    texts = [sentences(c.name, lexicon.sense_of(c.name, c.sense), lexicon) for c in concepts[first:]]
 
     def make() -> dict[str, Tensor]:
         clip = load_clip(f"local-dir:{clip_folder}" if clip_folder else str(run.clip), run.device)
@@ -104,7 +119,8 @@ def concept_conditions(run: Run, concepts: Sequence[Concept], lexicon: Lexicon, 
         return {"conditions": torch.stack(rows)}
 
     which = sha256(clip_weights(clip_folder)) if clip_folder else run.clip
-    return sharded(run.work, "conditions", [texts, which], make)["conditions"]
+    made = sharded(run.work, "conditions", [texts, which], make)["conditions"] if texts else torch.zeros(0, 0)
+    return made if given is None else torch.cat([given, made]) if texts else given
 
 
 def zoo_stage(
@@ -113,20 +129,19 @@ def zoo_stage(
     """Fix the splits, fit the generic rows, draw the tasks and fine-tune their heads."""
     options, seed = run.recipe.zoo, run.recipe.seed
     lexicon.index()
-    first, given = known_before(run, backbone.spec)
+    before = known_before(run, backbone.spec)
     sets = {name: {c: len(paths) for c, paths in classes.items()} for name, classes in run.data.items()}
-    concepts, places = collect(sets, lexicon, first, options.heldout_share, options.heldout_kinds, seed)
+    concepts, places = collect(sets, lexicon, before.concepts, options.heldout_share, options.heldout_kinds, seed)
     bank = feature_bank(parts, places, run.recipe.features.test_share, run.recipe.features.tune_share, seed)
-    feature_mean = torch.stack(
-        [bank.features[(bank.origin == o) & (bank.part == FIT)].float().mean(0) for o in bank.origin.unique()]
-    ).mean(0)
+    own_means = [bank.features[(bank.origin == o) & (bank.part == FIT)].float().mean(0) for o in bank.origin.unique()]
+    feature_mean = torch.stack(own_means).mean(0) if before.feature_mean is None else before.feature_mean
     fixed = torch.tensor([c.trunk_row >= 0 for c in concepts])
     known = torch.zeros(len(concepts), backbone.spec.dim)
     for i, concept in enumerate(concepts):
         if concept.trunk_row >= 0:
-            known[i] = given[concept.trunk_row]
+            known[i] = before.rows[concept.trunk_row]
     heldout = torch.tensor([bool(c.heldout) for c in concepts])
-    conditions = concept_conditions(run, concepts, lexicon, clip_folder)
+    conditions = concept_conditions(run, concepts, lexicon, clip_folder, before.conditions)
 
     key = [asdict(options), [c.key for c in concepts], backbone.spec.sha256, digest([*map(float, feature_mean[:8])])]
 
@@ -144,8 +159,10 @@ def zoo_stage(
     fitted = (bank.part == FIT) & ~heldout[bank.concept]
     counts = torch.bincount(bank.concept[fitted], minlength=len(concepts))
     alive = ((counts > 0) | fixed) & ~heldout
-    weights = 1 / torch.bincount(bank.origin)[bank.origin[fitted]].float()  # every set weighs the same
-    spread = fit_spread(bank.features[fitted].float() - feature_mean, weights, rows[alive])
+    spread = before.spread
+    if spread is None:
+        weights = 1 / torch.bincount(bank.origin)[bank.origin[fitted]].float()  # every set weighs the same
+        spread = fit_spread(bank.features[fitted].float() - feature_mean, weights, rows[alive])
     rows, final_rows = spread.standardise(rows), spread.standardise(generic((FIT, TUNE)))
 
     centred = normalize(conditions - conditions[alive].mean(0), dim=-1)
