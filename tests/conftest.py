@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # the Hub client reads it when it is imported
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"  # pictures for measuring, beside a developer's checkout; users have none
@@ -39,7 +42,6 @@ class Result:
 def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the user's cache and settings out of the tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("TINA_SEED", "TINA_DEVICE", "TINA_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)
 

@@ -107,7 +107,7 @@ def test_bad_input(
     (tmp_path / "text.jpg").write_text("no picture")
     found = tina(*arguments)
     assert found.code == code
-    assert reason in found.err and found.err.count("error: ") == 1
+    assert reason in found.err and sum(line.startswith("error: ") for line in found.err.splitlines()) == 1
     assert found.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["text.jpg"]
 

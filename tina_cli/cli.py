@@ -68,6 +68,8 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Abort:
         fail("interrupted")
         return INTERRUPTED
+    if result == INTERRUPTED:
+        fail("interrupted")
     return result if isinstance(result, int) else 0
 
 

@@ -57,4 +57,5 @@ def decode_rows(tokens: Tensor) -> Tensor:
 
 def head_parameters(rows: Tensor, feature_mean: Tensor) -> tuple[Tensor, Tensor]:
     """Return weight [K, D] and bias [K] that score a unit feature f by <row, f - feature_mean>."""
-    return rows.contiguous(), -(rows @ feature_mean)
+    bias = -(rows.double() * feature_mean.double()).sum(-1)  # row by row: the same in whatever company
+    return rows.contiguous(), bias.float()

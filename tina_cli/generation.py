@@ -11,7 +11,7 @@ model       with temperature, threshold, expected accuracy              calibrat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Meaning:
 def make_request(generator: Generator, prompt: str | None, options: Mapping[str, Any]) -> Request:
     """Return the request that a prompt, or `options["classes"]`, and further options make; raises `UsageError`.
 
-    With a prompt, pictures and descriptions find their class by its singular too: `cats=` is the prompt's "cats".
+    With a prompt, pictures and descriptions find their class in the singular and in the plural: `cat=` is the prompt's "cats".
     """
     values = dict(options)
     if prompt is None:
@@ -79,8 +79,14 @@ def make_request(generator: Generator, prompt: str | None, options: Mapping[str,
     values["classes"] = classes = parse_prompt(prompt, generator.lexicon.singular)
     for key in ("images", "describe"):
         given = values.get(key) or {}
-        values[key] = {n if n in classes else generator.lexicon.singular(n): what for n, what in given.items()}
+        values[key] = {same_class(n, classes, generator.lexicon.singular): what for n, what in given.items()}
     return Request(**values)
+
+
+def same_class(name: str, classes: Sequence[str], singular: Callable[[str], str]) -> str:
+    """Return the class that a name is, whatever its number and case; the name itself where it is none."""
+    forms = {form.casefold() for form in (name, singular(name), f"{name}s", f"{name}es")}
+    return next((found for found in classes if found.casefold() in forms), name)
 
 
 def understand(generator: Generator, request: Request) -> list[Meaning]:
