@@ -21,6 +21,7 @@ def test_folders_match_by_meaning(tina: Tina, pictures: Path, pets: Path, tmp_pa
         shutil.copytree(pictures / source, tmp_path / "data" / folder)
     found = tina("evaluate", pets, "--data", tmp_path / "data", "--json")
     assert "left out, no class of the model: violins" in found.err
+    assert "counted: domestic_dog as dog, lorries as truck" in found.err
     assert list(found.json["per_class"]) == ["cat", "dog", "truck"] and found.json["n"] == 30
     assert sum(map(sum, found.json["confusion"])) == 30
     shutil.rmtree(tmp_path / "data" / "lorries")

@@ -78,9 +78,10 @@ def test_stage_by_stage_is_all_at_once(tina: Tina, trained: Path, pictures: Path
 
 def test_another_clip(tina: Tina, tiny_clip: Path, pictures: Path, tmp_path: Path) -> None:
     out, model = tmp_path / "g", tmp_path / "m.safetensors"
-    clip = f"local-dir:{tiny_clip}"
+    source = Path(shutil.copytree(tiny_clip, tmp_path / "clip"))
+    clip = f"local-dir:{source}"
     assert tina("train", "--data", pictures, "--out", out, "--recipe", "smoke", "--clip", clip, "-q").code == 0
-    shutil.copytree(tiny_clip, tmp_path / "moved")  # the generator holds its own copy
+    shutil.rmtree(source)  # the generator holds its own copy
     assert tina("generate", "tomatoes or limes", "--weights", out, "-o", model, "-q").code == 0
     info = tina("inspect", model, "--json").json
     assert info["tensors"] == {"bias": [2], "weight": [2, 32]} and info["backbone"]["preprocess"]["size"] == 32

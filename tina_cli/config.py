@@ -34,6 +34,7 @@ class ClipStage:
     context_length: int = 32
     batch: int = 256
     steps: int = 0  # 0 takes the embedded CLIP
+    cycles: int = 1  # of the learning rate
     lr: float = 2e-3
     teacher_gamma: float = 2.0
     teacher_noise: float = 0.1

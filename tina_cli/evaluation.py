@@ -45,17 +45,24 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
 
 
 def match_folders(folders: Sequence[str], classes: Sequence[str], lexicon: Lexicon) -> dict[str, str]:
-    """Map folder names to class names by spelling, singular or sense: `cats` is `cat`, `automobile` may be `car`."""
+    """Map folder names to class names by spelling, singular or sense: `cats` is `cat`, `lorry` and `camion` are `truck`.
+
+    A folder whose sense is a kind of just one class's sense is that class.
+    """
 
     def plain(name: str) -> str:
         return normalise(lexicon.singular(normalise(name)))
 
     by_name = {plain(name): name for name in classes}
-    senses = lexicon.choose(list(classes))
+    senses = lexicon.choose(classes)
     by_sense = {sense.id: name for name, sense in zip(classes, senses, strict=True) if sense and sense.id}
     out: dict[str, str] = {}
-    for folder, sense in zip(folders, lexicon.choose([normalise(f) for f in folders]), strict=True):
-        found = by_name.get(plain(folder)) or (by_sense.get(sense.id) if sense and sense.id else None)
+    for folder in folders:
+        sense = lexicon.choose([*classes, normalise(folder)])[-1]  # beside the classes alone, whatever other folders there are
+        found = by_name.get(plain(folder)) or (by_sense.get(sense.id) if sense else None)
+        if not found and sense:
+            above = {by_sense[kind] for kind in lexicon.above(sense) if kind in by_sense}
+            found = above.pop() if len(above) == 1 else None
         if found:
             out[folder] = found
     return out

@@ -179,7 +179,8 @@ class Lexicon:
             if word.endswith(ending) and len(word) > len(ending) + 1:
                 yield word[: -len(ending)] + replacement
 
-    def _above(self, sense: Sense) -> frozenset[str]:
+    def above(self, sense: Sense) -> frozenset[str]:
+        """Return the ids of all that a sense is a kind of, its own among them."""
         return self.ancestors(sense.id) if sense.id else self.ancestors(sense.hypernyms[0])
 
     def ancestors(self, sense_id: str) -> frozenset[str]:
@@ -196,7 +197,7 @@ class Lexicon:
 
     def similarity(self, a: Sense, b: Sense) -> float:
         """Return the share of hypernyms that two senses have in common, 0 to 1 (Jaccard)."""
-        up, down = self._above(a), self._above(b)
+        up, down = self.above(a), self.above(b)
         return len(up & down) / len(up | down)
 
     def kind(self, sense: Sense, levels: int = 3) -> str:
@@ -242,7 +243,7 @@ class Lexicon:
         named = [lemma.lower() in forms for lemma in sense.lemmas]
         rank = min((rank for rank, is_name in zip(sense.ranks, named, strict=True) if is_name), default=1)
         score = FIRST_BONUS * named[0] - RANK_WEIGHT * math.log(rank)
-        if PHYSICAL in self._above(sense):
+        if PHYSICAL in self.above(sense):
             score += PHYSICAL_BONUS
         if sense.id in known:
             score += KNOWN_BONUS

@@ -28,6 +28,7 @@ class LoopOptions:
     """Everything about an optimisation but its loss."""
 
     steps: int = 1000
+    cycles: int = 1
     lr: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.01
@@ -39,10 +40,12 @@ class LoopOptions:
 
 
 def learning_rate(step: int, options: LoopOptions) -> float:
-    """Return the rate at a step: linear warm-up, then a cosine to zero."""
+    """Return the rate at a step: linear warm-up, then a cosine to zero; again in every cycle (SGDR, Loshchilov & Hutter)."""
+    length = -(-options.steps // options.cycles)
+    step %= length
     if step < options.warmup:
         return options.lr * (step + 1) / options.warmup
-    done = (step - options.warmup) / max(1, options.steps - options.warmup)
+    done = (step - options.warmup) / max(1, length - options.warmup)
     return options.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 

@@ -132,7 +132,9 @@ def train_text_tower(
         loss = (out - points[torch.from_numpy(rows)]).square().sum(-1).mean() / spread.square()
         return loss, {"view": index}
 
-    loop = LoopOptions(steps=options.steps, lr=options.lr, warmup=50, weight_decay=0.01, ema=0.995, checkpoint_every=100)
+    loop = LoopOptions(
+        steps=options.steps, cycles=options.cycles, lr=options.lr, warmup=50, weight_decay=0.01, ema=0.995, checkpoint_every=100
+    )
     ema = train_loop(model.text, loss_at, loop, checkpoint, report)
     model.text.attn_mask = mask
     model.text.load_state_dict(ema, strict=False)

@@ -71,6 +71,8 @@ def of_model(path: Path, data: Path, allow_missing: bool, weights: str | None, d
     matched = match_folders(list(folders), classifier.model.classes, lexicon)
     if left := [name for name in folders if name not in matched]:
         say(f"left out, no class of the model: {', '.join(left)}", quiet)
+    if kinds := [f"{folder} as {name}" for folder, name in matched.items() if lexicon.singular(folder).lower() != name.lower()]:
+        say(f"counted: {', '.join(kinds)}", quiet)
     pictures: dict[str, list[Path]] = {}
     for folder, name in matched.items():
         pictures.setdefault(name, []).extend(folders[folder])
