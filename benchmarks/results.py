@@ -1,14 +1,17 @@
-"""Measure the embedded generator on picture sets it has never seen: writes results.json and the card's tables.
+"""Measure the embedded generator on pictures it has never seen: writes results.json and the card's tables.
 
-    python benchmarks/results.py PICTURES/caltech101 PICTURES/popular-animals ... [--tasks 100]
+    python benchmarks/results.py EVAL/caltech101 EVAL/cifar100-test ... [--training TRAIN/*] [--tasks 100]
 
-Every folder holds one subfolder a class. Tables in weights/README.md stand between the marks of this script.
+Every folder holds one subfolder a class. The folders of --training are those that the generator was trained on: of them, the
+held-out classes are measured, which took part in nothing. `wordings.json` has other words for the classes of some sets, written
+for this alone. Tables in weights/README.md stand between the marks of this script.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +21,93 @@ from tina_cli.comparison import METHODS, Protocol, compare, read_splits
 from tina_cli.console import Steps
 from tina_cli.device import choose_device
 from tina_cli.files import canonical_json, pretty_json, write_atomic
-from tina_cli.generator import open_generator
+from tina_cli.generator import Generator, open_generator
+from tina_cli.run import read_data
 from tina_cli.weights import embedded_weights
+from tina_cli.zoo.concepts import collect, imagenet_concepts
 
 CARD = Path(__file__).parents[1] / "weights" / "README.md"
+WORDINGS = json.loads((Path(__file__).parent / "wordings.json").read_text(encoding="utf-8"))
+KINDS = {
+    "photo": '"a photo of a ..."',
+    "synonym": "synonyms",
+    "misspelling": "misspelled",
+    "description": "described without the name",
+}
+LEAST, MOST = 4, 40  # pictures of a held-out class
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 PROTOCOLS = {
     "names, all classes at once": Protocol(classes=None),
     "names, tasks of 5": Protocol(classes=5),
-    "shuffled names, tasks of 5": Protocol(classes=5, shuffled=True),
-    "1 picture a class, tasks of 5": Protocol(classes=5, shots=1),
-    "5 pictures a class, tasks of 5": Protocol(classes=5, shots=5),
+    "names, tasks of 20": Protocol(classes=20, oracle=False),
+    "shuffled names, tasks of 5": Protocol(classes=5, shuffled=True, oracle=False),
+    "1 picture a class, tasks of 5": Protocol(classes=5, shots=1, oracle=False),
+    "names and 1 picture a class, tasks of 5": Protocol(classes=5, shots=1, named=True, oracle=False),
+    "5 pictures a class, tasks of 5": Protocol(classes=5, shots=5, oracle=False),
 }
 
 
-def measure(folders: list[Path], tasks: int) -> dict[str, Any]:
+def measure(folders: list[Path], training: list[Path], tasks: int) -> dict[str, Any]:
     """Return every data set's comparison under every protocol it has room for."""
-    generator = open_generator(embedded_weights(), choose_device())
+    generator = open_generator(embedded_weights(), choose_device(), cache=False)
     out: dict[str, Any] = {"schema": "tina/results/1", "generator": generator.identity, "sets": {}}
+    sets = {folder.name: (*read_splits(folder), "new data set") for folder in folders}
+    for tier in ("near", "far"):
+        pictures = heldout_pictures(generator, training, tier) if training else {}
+        if len(pictures) >= 5:
+            sets[f"unseen classes, {tier}"] = (pictures, {}, f"new class, {tier}")
     progress = Steps()
-    for folder in folders:
-        test, train = read_splits(folder)
+    for title, (test, train, split) in sets.items():
         found: dict[str, Any] = {}
         for name, protocol in PROTOCOLS.items():
             if protocol.classes and (len(test) < protocol.classes or min(map(len, test.values())) <= protocol.shots):
                 continue
-            protocol = Protocol(tasks, protocol.classes, protocol.shots, protocol.shuffled)
+            protocol = replace(protocol, tasks=tasks, split=split)
             found[name] = compare(generator, test, train, protocol, user_cache_path("tina") / "features", progress.step)
-        out["sets"][folder.name] = {"classes": len(test), "pictures": sum(map(len, test.values())), "protocols": found}
+        out["sets"][title] = {"classes": len(test), "pictures": sum(map(len, test.values())), "protocols": found}
+        if title in WORDINGS and len(test) >= 5:
+            out["sets"][title]["wordings"] = reworded(generator, test, WORDINGS[title], tasks, progress)
     return json.loads(canonical_json(out))
+
+
+def reworded(
+    generator: Generator, test: dict[str, list[Path]], words: dict[str, dict[str, str | None]], tasks: int, progress: Steps
+) -> dict[str, Any]:
+    """Return the accuracy of tasks of 5 by other wordings, beside that of the same tasks by the classes' names."""
+    out = {}
+    for kind in KINDS:
+        said = {name: f"a photo of a {name.replace('_', ' ')}" if kind == "photo" else words[name][kind] for name in test}
+        usable = {name: text for name, text in said.items() if text}
+        if len(usable) < 5:
+            continue
+        by_name = {name: test[name] for name in usable}
+        by_text = by_name if kind == "description" else {text: test[name] for name, text in usable.items()}
+        describe = {name.replace("_", " "): text for name, text in usable.items()} if kind == "description" else {}
+        cache, found = user_cache_path("tina") / "features", []
+        for classes, protocol in (
+            (by_name, Protocol(tasks, oracle=False)),
+            (by_text, Protocol(tasks, describe=describe, oracle=False)),
+        ):
+            rows = compare(generator, classes, {}, protocol, cache, progress.step)["rows"]
+            found.append(next(row for row in rows if row["method"] == "tina"))
+        out[kind] = {"classes": len(usable), "names": found[0], "wording": found[1]}
+    return out
+
+
+def heldout_pictures(generator: Generator, folders: list[Path], tier: str) -> dict[str, list[Path]]:
+    """Return at most `MOST` pictures of each class that was held out of the generator's own training sets, at least `LEAST`."""
+    recipe = generator.info["recipe"]
+    data = read_data(folders, recipe["features"]["max_per_class"])
+    sets = {name: {c: len(paths) for c, paths in classes.items()} for name, classes in data.items()}
+    zoo = recipe["zoo"]
+    first = imagenet_concepts() if zoo["imagenet"] else []
+    concepts, places = collect(sets, generator.lexicon, first, zoo["heldout_share"], zoo["heldout_kinds"], recipe["seed"])
+    found: dict[str, list[Path]] = {}
+    for name, classes in data.items():
+        for paths, place in zip(classes.values(), places[name], strict=True):
+            if concepts[place].heldout == tier:
+                found.setdefault(concepts[place].name, []).extend(paths)
+    return {name: paths[:MOST] for name, paths in sorted(found.items()) if len(paths) >= LEAST}
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -78,6 +139,15 @@ def tables(results: dict[str, Any]) -> str:
         head = ["data set (classes)", "tina", *METHODS[1:], "tina - ridge, points"]
         lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
         parts.append(f"**{name}**\n\n" + "\n".join(lines))
+    lines = ["| data set | wording | classes | by name | by wording |", "| --- | --- | --- | --- | --- |"]
+    for data, entry in results["sets"].items():
+        for kind, found in entry.get("wordings", {}).items():
+            by_name, by_text = found["names"], found["wording"]
+            (a, b), (c, d) = by_name["ci95"], by_text["ci95"]
+            cells = [f"{by_name['accuracy']:.3f} [{a:.3f}, {b:.3f}]", f"{by_text['accuracy']:.3f} [{c:.3f}, {d:.3f}]"]
+            lines.append("| " + " | ".join([data, KINDS[kind], str(found["classes"]), *cells]) + " |")
+    if len(lines) > 2:
+        parts.append("**other wordings, tasks of 5**\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
@@ -86,8 +156,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--tasks", type=int, default=100)
+    parser.add_argument("--training", nargs="*", type=Path, default=[])
     options = parser.parse_args()
-    results = measure(options.folders, options.tasks)
+    results = measure(options.folders, options.training, options.tasks)
     write_atomic(embedded_weights() / "results.json", pretty_json(results).encode())
     card = CARD.read_text(encoding="utf-8")
     before, _, rest = card.partition(BEGIN)

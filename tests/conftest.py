@@ -38,12 +38,14 @@ class Result:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-@pytest.fixture(autouse=True)
-def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's cache and settings out of the tests."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    for name in ("TINA_SEED", "TINA_DEVICE", "TINA_WEIGHTS"):
-        monkeypatch.delenv(name, raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name in ("TINA_SEED", "TINA_DEVICE", "TINA_WEIGHTS", "TINA_NO_CACHE"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture
@@ -64,6 +66,24 @@ def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[byt
     """Run `python -m tina_cli` in a process of its own."""
     command = [sys.executable, "-m", "tina_cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, timeout=240, **options)
+
+
+def interrupted(call: Callable[[], int], times: int) -> list[int]:
+    """Call again and again, interrupted behind every second file that is written, `times` times in all; return the codes."""
+    codes, writes, real = [], 0, os.replace
+
+    def replace(*names: Any) -> None:
+        nonlocal writes
+        writes += 1
+        real(*names)
+        if writes % 2 and writes < 2 * times:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        while not codes or codes[-1] == 130:
+            codes.append(call())
+    return codes
 
 
 def draw(path: Path, colour: str, number: int, size: int = 96) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,11 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from tina_cli.backbone import fold_batch_norms
 from tina_cli.calibration import expected_accuracy, fit_calibration
 from tina_cli.codec import decode_rows, encode_rows, fit_spread, head_parameters
 from tina_cli.denoiser import Denoiser, Guidance
 from tina_cli.diffusion import alpha_bar, q_sample, time_grid
 from tina_cli.evaluation import expected_calibration_error, mean_interval, wilson
+from tina_cli.loop import LoopOptions, train_loop
 from tina_cli.ridge import fit_kernel_ridge, gram, left_out
 from tina_cli.rng import torch_rng
 from tina_cli.sampler import SAMPLERS, sample_ddim, sample_dpmpp_2m
@@ -164,11 +168,11 @@ def test_strength_goes_from_the_anchors_to_the_denoiser() -> None:
 
 def test_leaving_out_is_fitting_without() -> None:
     x, y, groups = noise(12, 6), noise(12, 3, seed=1), torch.arange(12) // 3
-    ridge = fit_kernel_ridge(x, y, 2.0, 0.1)
+    ridge = fit_kernel_ridge(x, y, 2.0, 0.1 + torch.arange(12) % 2)
     left = left_out(ridge, y, groups)
     for group in range(4):
         kept = groups != group
-        kernel = gram(ridge.keys[kept], 2.0, 0.1)
+        kernel = gram(ridge.keys[kept], 2.0, ridge.noise[kept])
         dual = torch.linalg.solve(kernel, y[kept].double())
         across = torch.exp(2.0 * (ridge.keys[~kept].double() @ ridge.keys[kept].double().T - 1))
         assert torch.allclose(left[~kept].double(), across @ dual, atol=1e-5)
@@ -177,7 +181,7 @@ def test_leaving_out_is_fitting_without() -> None:
 def test_the_fitted_values_come_back() -> None:
     x, y = noise(10, 6), noise(10, 3, seed=1)
     ridge = fit_kernel_ridge(x, y, 2.0, 0.5)
-    assert torch.allclose((gram(ridge.keys, 2.0, 0.5) @ ridge.dual.double()).float(), y, atol=1e-5)
+    assert torch.allclose((gram(ridge.keys, 2.0, ridge.noise) @ ridge.dual.double()).float(), y, atol=1e-5)
 
 
 def test_the_inputs_come_back() -> None:
@@ -209,3 +213,39 @@ def test_intervals() -> None:
     low, high = mean_interval([0.5, 0.7, 0.9])
     assert (low, high) == (pytest.approx(0.2032, abs=1e-3), pytest.approx(1.1968, abs=1e-3))
     assert wilson(5, 5)[1] == pytest.approx(1)
+
+
+def test_folding_batch_norms_changes_nothing() -> None:
+    block = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU())
+    whole = torch.nn.Sequential(block, torch.nn.Conv2d(8, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4)).eval()
+    for module in whole.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean, module.running_var = noise(module.num_features), noise(module.num_features, seed=1).exp()
+    x = noise(2, 3, 9, 9)
+    with torch.no_grad():
+        before = whole(x)
+        assert torch.allclose(fold_batch_norms(whole)(x), before, atol=1e-4)
+    assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in whole.modules()) == 1  # the one behind no convolution
+
+
+def test_a_loop_interrupted_between_checkpoints_ends_the_same(tmp_path: Path) -> None:
+    """Also where parameters do not lie in memory in their usual order."""
+    options = LoopOptions(steps=7, warmup=2, checkpoint_every=2)
+
+    def run(checkpoint: Path, stop: int | None) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        module = torch.nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+
+        def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+            if step == stop:
+                raise KeyboardInterrupt
+            return module(noise(2, 3, 8, 8, seed=step)).square().mean(), {}
+
+        return train_loop(module, loss_at, options, checkpoint, lambda **_: None)
+
+    whole = run(tmp_path / "whole", None)
+    for stop in (3, 6):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "broken", stop)
+    again = run(tmp_path / "broken", None)
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import COLOURS, Result
+from conftest import COLOURS, Result, interrupted
 
 Tina = Callable[..., Result]
 
@@ -95,3 +95,23 @@ def test_dry_run(tina: Tina, pictures: Path, tmp_path: Path) -> None:
     found = tina("train", "--data", pictures, "--out", tmp_path / "g", "--dry-run")
     assert found.code == 0 and "60 pictures of 6 classes in 1 set" in found.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trunk_of_ones_own(tina: Tina, pictures: Path, tmp_path: Path) -> None:
+    """A ResNet-20 trained on the pictures, interrupted behind every second file that it writes."""
+    whole, model = tmp_path / "whole", tmp_path / "m.safetensors"
+    arguments = ["train", "--data", pictures, "--recipe", "smoke", "--backbone", "resnet20", "--device", "cpu", "-q"]
+    assert tina(*arguments, "--out", whole).code == 0
+    broken = tmp_path / "broken"
+    codes = interrupted(lambda: tina(*arguments, "--out", broken, "--resume").code, times=6)
+    assert 130 in codes and codes[-1] == 0
+    again, first = files(broken), files(whole)
+    assert again.pop("generator.json") and first.pop("generator.json")  # they differ in the generator's name
+    assert again == first
+    assert tina("generate", "tomatoes, limes and coal", "--weights", whole, "--bundle", "-o", model, "-q").code == 0
+    assert tina("inspect", model, "--json").json["backbone"]["arch"] == "tina:resnet20"
+    assert tina("predict", model, pictures / "lime").code == 0  # the trunk is inside
+    shots = tina("generate", "--image", f"a={pictures / 'lime'}", "--image", f"b={pictures / 'coal'}", "--weights", whole,
+                 "-o", model, "-f", "--json")  # fmt: skip
+    assert shots.code == 0, shots.err
+    assert "ImageNet" in tina(*arguments, "--out", tmp_path / "x", "--recipe", "tina-mini").err

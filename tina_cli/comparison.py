@@ -1,7 +1,7 @@
 """COMPARISON: heads that a generator makes of folder names, beside everything else that would have done the job.
 
 tina       what the generator makes of the names, or of some pictures
-ridge      the anchor rows alone: regression from text to rows (with pictures: their mean)
+ridge      the anchor rows alone: regression from text to rows (with pictures: their mean, and words beside them)
 nearest    for each class the generic row of the known concept whose name is most alike
 zero-shot  the CLIP's own text vectors against its image vectors
 generic    the generic model's rows, where it knows every class
@@ -20,13 +20,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from tina_cli.calibration import expected_accuracy, task_signs
-from tina_cli.clip import sentences, text_condition
 from tina_cli.errors import DataError, UsageError
 from tina_cli.evaluation import mean_interval, wilson
+from tina_cli.generation import Request, gather, understand
 from tina_cli.generator import Generator
 from tina_cli.images import read_classes
-from tina_cli.lexicon import Sense
-from tina_cli.prior import Evidence, guide, picture_condition
+from tina_cli.prior import guide, picture_condition, picture_evidence
 from tina_cli.rng import numpy_rng
 from tina_cli.sampling import sample_rows_for
 from tina_cli.zoo.concepts import Concept
@@ -46,18 +45,21 @@ class Protocol:
     classes: int | None = 5
     shots: int = 0
     shuffled: bool = False
+    named: bool = False  # by name and pictures
     seed: int = 0
+    split: str = "new data set"  # what is new of the pictures
+    oracle: bool = True  # it takes longer than all the rest
+    describe: Mapping[str, str] = field(default_factory=dict)  # class -> what it is described by, instead of its name
 
 
 @dataclass(frozen=True)
 class Pool:
-    """One data set ready for tasks: class names, unit features by class for test and (maybe) training, conditions made."""
+    """One data set ready for tasks: class names, unit features by class for test and (maybe) training."""
 
     names: list[str]
     test: list[Tensor]
     train: list[Tensor]
     generic: Tensor
-    conditions: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def compare(
         pictures = outcomes[0].pictures
         single = wilson(round(values[0] * pictures), pictures)
         rows.append({
-            "method": method, "classes": size, "split": "new data set", "accuracy": sum(values) / len(values),
+            "method": method, "classes": size, "split": protocol.split, "accuracy": sum(values) / len(values),
             "ci95": single if len(values) == 1 else mean_interval(values), "n_tasks": len(values),
         })  # fmt: skip
     gaps = [abs(outcome.expected - outcome.accuracy["tina"]) for outcome in outcomes]
@@ -117,13 +119,20 @@ def compare(
         "schema": "tina/evaluate-generator/1",
         "generator": generator.identity,
         "seed": protocol.seed,
-        "prompt": f"{protocol.shots} pictures" if protocol.shots else "shuffled names" if protocol.shuffled else "names",
+        "prompt": prompt_of(protocol),
         "chance": 1 / size,
         "n": sum(outcome.pictures for outcome in outcomes),
         "gain_over_ridge": {"mean": sum(gains) / len(gains), "ci95": mean_interval(gains)},
         "expected_accuracy_error": sum(gaps) / len(gaps),
         "rows": rows,
     }
+
+
+def prompt_of(protocol: Protocol) -> str:
+    """Return what classes are asked for by."""
+    if protocol.shots:
+        return f"names and {protocol.shots} pictures" if protocol.named else f"{protocol.shots} pictures"
+    return "shuffled names" if protocol.shuffled else "descriptions" if protocol.describe else "names"
 
 
 def make_pool(generator: Generator, test: Classes, train: Classes, cache: Path, step: Callable[[str, int, int], None]) -> Pool:
@@ -158,15 +167,19 @@ def run_task(generator: Generator, pool: Pool, task: list[int], protocol: Protoc
     centred = x - generator.feature_mean
 
     asked = [names[i] for i in rng.permutation(len(names))] if protocol.shuffled else names
-    senses = generator.lexicon.choose(asked, generator.known_senses)
-    words = torch.stack([condition_of(generator, pool, n, s) for n, s in zip(asked, senses, strict=True)])
+    describe = {name: [protocol.describe[name]] for name in asked if name in protocol.describe}
+    meanings = understand(generator, Request(asked, describe=describe))
+    told = [gather(generator, meaning) for meaning in meanings]
+    words = torch.stack([item.condition for item in told])
     if protocol.shots:
         visual = [normalize(g - generator.feature_mean, dim=-1).mean(0) for g in given]
         seen = [picture_condition(g, generator.projection) for g in given]
-        evidence = [Evidence(c, v, protocol.shots) for c, v in zip(seen, visual, strict=True)]
+        evidence = [
+            picture_evidence(c, v, protocol.shots, w if protocol.named else None)
+            for c, v, w in zip(seen, visual, words, strict=True)
+        ]
     else:
-        rows_known = [generator.known_row(n, s) for n, s in zip(asked, senses, strict=True)]
-        evidence = [Evidence(c, words=c, known=k) for c, k in zip(words, rows_known, strict=True)]
+        evidence = told
     guidance = guide(generator.prior, generator.spread, evidence)
     rows = sample_rows_for(generator.denoiser, guidance, asked, protocol.seed, generator.sampling, generator.device)
 
@@ -175,25 +188,17 @@ def run_task(generator: Generator, pool: Pool, task: list[int], protocol: Protoc
 
     out = {"tina": accuracy(centred @ rows.T), "ridge": accuracy(centred @ guidance.anchor[0].T)}
     if not protocol.shots:
-        out["ridge"] = accuracy(centred @ generator.spread.standardise(generator.prior.predict(words)).T)
         likeness = normalize(words - generator.prior.mean, dim=-1) @ generator.prior.keys.T
         out["nearest"] = accuracy(centred @ pool.generic[likeness.argmax(-1)].T)
         projected = x if generator.projection is None else x @ generator.projection.T
         out["zero-shot"] = accuracy(projected @ words.T)
-    found = [generator.places.get(Concept(n, s.id if s else None).key) for n, s in zip(asked, senses, strict=True)]
+    found = [generator.places.get(Concept(m.name, m.sense.id if m.sense else None).key) for m in meanings]
     if None not in found:
         out["generic"] = accuracy(centred @ pool.generic[torch.tensor(found)].T)
-    real = [pool.train[i] - generator.feature_mean for i in task] if pool.train else []
-    out["oracle"] = oracle(centred, y, real, protocol.seed)
+    if protocol.oracle:
+        real = [pool.train[i] - generator.feature_mean for i in task] if pool.train else []
+        out["oracle"] = oracle(centred, y, real, protocol.seed)
     return Outcome(out, expected_accuracy(task_signs(rows, guidance), generator.calibration.accuracy), len(y))
-
-
-def condition_of(generator: Generator, pool: Pool, name: str, sense: Sense | None) -> Tensor:
-    """Return the text condition of a name in a sense, made once."""
-    key = (name, sense.id if sense else "")
-    if key not in pool.conditions:
-        pool.conditions[key] = text_condition(generator.clip, sentences(name, sense, generator.lexicon))
-    return pool.conditions[key]
 
 
 def oracle(test: Tensor, labels: Tensor, train: Sequence[Tensor], seed: int) -> float:

@@ -37,9 +37,20 @@ class ClipStage:
     cycles: int = 1  # of the learning rate
     lr: float = 2e-3
     teacher_gamma: float = 2.0
-    teacher_noise: float = 0.1
-    view_weights: tuple[float, ...] = (0.2, 0.25, 0.25, 0.2, 0.1)
-    projection_noise: float = 0.1
+    teacher_noise: float = 0.03
+    view_weights: tuple[float, ...] = (0.2, 0.2, 0.2, 0.15, 0.1, 0.15)
+    described_share: float = 0.5  # of a batch: nouns with a description, the commonest
+    projection_noise: float = 0.001
+
+
+@dataclass(frozen=True)
+class TrunkStage:
+    """The ResNet-20 of `--backbone resnet20`, trained on the run's own pictures."""
+
+    size: int = 32
+    steps: int = 2000
+    batch: int = 128
+    lr: float = 3e-3
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,7 @@ class FeatureStage:
     tune_share: float = 0.25  # of the rest: pictures that no row is fitted on, for what is learned about rows
     shard: int = 1024
     batch: int = 16
+    precision: str = "float32"  # or "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -82,8 +94,9 @@ class DenoiserStage:
     layers: int = 3
     heads: int = 4
     timesteps: int = 1000
-    gamma: float = 6.0
-    noise: float = 1.0
+    gamma: float = 3.0
+    noise: float = 0.15  # of rows known before: the trunk's own, or the embedded generator's
+    fitted_noise: float = 0.2  # of rows fitted on the run's pictures
     steps: int = 3000
     batch: int = 24
     lr: float = 1e-3
@@ -103,6 +116,7 @@ class Recipe:
     name: str = "default"
     seed: int = 0
     clip: ClipStage = field(default_factory=ClipStage)
+    trunk: TrunkStage = field(default_factory=TrunkStage)
     features: FeatureStage = field(default_factory=FeatureStage)
     zoo: ZooStage = field(default_factory=ZooStage)
     denoiser: DenoiserStage = field(default_factory=DenoiserStage)

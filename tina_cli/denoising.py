@@ -17,7 +17,7 @@ from tina_cli.denoiser import Denoiser, Guidance
 from tina_cli.diffusion import q_sample
 from tina_cli.files import digest
 from tina_cli.loop import LoopOptions, train_loop
-from tina_cli.prior import blend, picture_condition, picture_share, with_known
+from tina_cli.prior import blend, picture_condition, picture_share
 from tina_cli.ridge import KernelRidge, left_out
 from tina_cli.rng import derive, numpy_rng, torch_rng
 from tina_cli.run import Run, Zoo
@@ -53,7 +53,7 @@ def cross_fitted(zoo: Zoo, prior: KernelRidge, groups: int, seed: int) -> Anchor
     likeness = keys @ keys.T
     out = torch.zeros(3, len(zoo.concepts), zoo.rows.shape[1])
     novelty = torch.zeros(3, len(zoo.concepts))
-    out[0, alive] = with_known(zoo.spread, prior.predict(zoo.conditions[alive]), rows)
+    out[0, alive] = prior.predict(zoo.conditions[alive])
     for place, group in ((1, singles), (2, clusters)):
         out[place, alive] = left_out(prior, rows, group)
         others = likeness.masked_fill(group[:, None] == group[None, :], -1.0)

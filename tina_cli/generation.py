@@ -1,8 +1,8 @@
 """GENERATION: a prompt -> a model. Read this first.
 
 names       the prompt's classes                                        prompt.py
-senses      which crane is meant                                        lexicon.py
-evidence    words and pictures as vectors of CLIP's space               clip.py, prior.py
+senses      which crane is meant                                        lexicon.py, spelling.py
+evidence    words and pictures as vectors of CLIP's space               words.py, clip.py, prior.py
 guidance    what the denoiser is told: conditions and anchor rows       prior.py
 rows        noise, a few steps through the denoiser                     sampling.py, denoiser.py
 head        weight and bias                                             codec.py
@@ -20,18 +20,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tina_cli.calibration import expected_accuracy, task_signs
-from tina_cli.clip import sentences, text_condition
 from tina_cli.codec import head_parameters
 from tina_cli.device import choose_device
 from tina_cli.errors import UsageError
 from tina_cli.generator import Generator, open_generator
 from tina_cli.images import expand
-from tina_cli.lexicon import Sense
+from tina_cli.lexicon import Sense, normalise
 from tina_cli.modelfile import FORMAT, Model
-from tina_cli.prior import Evidence, guide, picture_condition
+from tina_cli.prior import Evidence, guide, picture_condition, picture_evidence
 from tina_cli.prompt import check_classes, parse_prompt
 from tina_cli.sampler import SAMPLERS
 from tina_cli.sampling import Sampling, sample_rows_for
+from tina_cli.spelling import respell
 from tina_cli.weights import find_generator
 
 
@@ -55,15 +55,17 @@ class Meaning:
 
     name: str
     sense: Sense | None = None
+    spelled: str | None = None  # the name that was probably meant, where it is misspelled
     descriptions: Sequence[str] = ()
     pictures: Sequence[Path] = ()
 
     def note(self) -> dict[str, Any]:
         """Return what the model file says of the class."""
         if not self.descriptions and not self.pictures:
+            meant = {"taken_for": self.spelled} if self.spelled else {}
             if self.sense and self.sense.id:
-                return {"name": self.name, "sense": self.sense.id, "gloss": self.sense.gloss}
-            return {"name": self.name, "sense": None} | ({"kind_of": self.sense.hypernyms[0]} if self.sense else {})
+                return {"name": self.name, **meant, "sense": self.sense.id, "gloss": self.sense.gloss}
+            return {"name": self.name, **meant, "sense": None} | ({"kind_of": self.sense.hypernyms[0]} if self.sense else {})
         texts = {"descriptions": list(self.descriptions)} if self.descriptions else {}
         return {"name": self.name, **texts, **({"pictures": len(self.pictures)} if self.pictures else {})}
 
@@ -96,9 +98,19 @@ def understand(generator: Generator, request: Request) -> list[Meaning]:
         for name in given:
             if name not in names:
                 raise UsageError(f"{option} names {name!r}, which is no class here", hint=f"the classes: {', '.join(names)}")
+    said = [*request.describe, *request.images]
+    senses = generator.lexicon.choose(names, generator.known_senses)
+    spelled = [
+        None if sense or name in said or generator.knows(name) else respell(name, generator.lexicon)
+        for name, sense in zip(names, senses, strict=True)
+    ]
+    others = {normalise(name) for name in names}  # two classes do not become one
+    spelled = [None if meant in others or spelled.count(meant) > 1 else meant for meant in spelled]
+    if any(spelled):
+        senses = generator.lexicon.choose([a or b for a, b in zip(spelled, names, strict=True)], generator.known_senses)
     return [
-        Meaning(name, sense, request.describe.get(name, ()), expand(request.images.get(name, ())))
-        for name, sense in zip(names, generator.lexicon.choose(names, generator.known_senses), strict=True)
+        Meaning(name, sense, meant, request.describe.get(name, ()), expand(request.images.get(name, ())))
+        for name, sense, meant in zip(names, senses, spelled, strict=True)
     ]
 
 
@@ -147,18 +159,16 @@ def gather(generator: Generator, meaning: Meaning) -> Evidence:
     """Return the vectors of what is known of one class."""
     words: Tensor | None = None
     if meaning.descriptions:
-        words = text_condition(generator.clip, meaning.descriptions)
+        words = generator.conditions.of(meaning.descriptions)
     elif not meaning.pictures:
-        words = text_condition(generator.clip, sentences(meaning.name, meaning.sense, generator.lexicon))
+        words = generator.condition_of(meaning.spelled or meaning.name, meaning.sense)
     if not meaning.pictures:
         assert words is not None
-        known = None if meaning.descriptions else generator.known_row(meaning.name, meaning.sense)
-        return Evidence(words, words=words, known=known)
+        return Evidence(words, words=words)
     features = generator.backbone.read(meaning.pictures)
     seen = picture_condition(features, generator.projection)
     visual = normalize(features - generator.feature_mean, dim=-1).mean(0)
-    condition = seen if words is None else normalize(words + seen, dim=-1)
-    return Evidence(condition, visual, len(meaning.pictures), words)
+    return picture_evidence(seen, visual, len(meaning.pictures), words)
 
 
 def generate(
@@ -167,13 +177,15 @@ def generate(
     weights: str | None = None,
     clip: str | None = None,
     device: str = "auto",
+    cache: bool = True,
     **options: Any,
 ) -> Model:
     """Generate a model from a prompt, or from exact names given as `classes`; the other options are `Request`'s.
 
+    With `cache`, conditions are kept in the user's cache directory.
     Raises `TinaError` and its children.
     """
     if (prompt is None) == ("classes" not in options):
         raise UsageError("give either a prompt or classes")
-    generator = open_generator(find_generator(weights), choose_device(device), clip)
+    generator = open_generator(find_generator(weights), choose_device(device), clip, cache)
     return generate_model(generator, make_request(generator, prompt, options))

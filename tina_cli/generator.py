@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from platformdirs import user_cache_path
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -21,20 +22,34 @@ from tina_cli.backbone import (
     clip_backbone,
     clip_projection,
     clip_tensors,
+    clip_weights,
+    with_weights,
 )
 from tina_cli.calibration import Calibration
-from tina_cli.clip import Clip, load_clip, named_backbone
+from tina_cli.clip import Clip, load_clip, named_backbone, sentences
 from tina_cli.codec import Spread
+from tina_cli.conditions import Conditions
 from tina_cli.denoiser import Denoiser
 from tina_cli.errors import DataError, GeneratorError, UsageError
-from tina_cli.files import pretty_json, sha256, write_atomic
+from tina_cli.files import canonical_json, pretty_json, sha256, write_atomic
 from tina_cli.lexicon import Lexicon, Sense
 from tina_cli.ridge import KernelRidge
 from tina_cli.sampling import Sampling
 from tina_cli.weights import FORMAT, INFO, read_generator_info
+from tina_cli.words import FILE as WORDS
+from tina_cli.words import Words
 from tina_cli.zoo.concepts import Concept
 
+TRUNK = "trunk.safetensors"  # an image trunk that is no CLIP's
 SHAPE = ("row_dim", "condition_dim", "width", "layers", "heads")
+
+
+@dataclass(frozen=True)
+class Own:
+    """An image trunk that no CLIP came with: its weights, and the matrix [d, D] from its features to text conditions."""
+
+    trunk: Mapping[str, Tensor]
+    projection: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,7 @@ class Generator:
     info: dict[str, Any]
     device: torch.device
     clip_name: str | None = None
+    cache: bool = True
 
     @cached_property
     def spec(self) -> BackboneSpec:
@@ -70,9 +86,41 @@ class Generator:
         return clip
 
     @cached_property
+    def conditions(self) -> Conditions:
+        """Return the text conditions of its CLIP."""
+        name = self.clip_name or self.info["clip"].get("name")
+        source: Any = name
+        if name is None:
+            source = {path: digest for path, digest in self.info["files"].items() if path.startswith("clip/")}
+        elif name.startswith("local-dir:"):
+            folder = Path(name.removeprefix("local-dir:"))
+            source = [sha256(clip_weights(folder)), sha256(folder / "open_clip_config.json")]
+        elif name.startswith("hf-hub:"):
+            source = None  # a repository's weights may change
+        told = None if source is None else canonical_json([source, self.device.type, self.info["denoiser"]["condition_dim"]])
+        return Conditions(lambda: self.clip, told, user_cache_path("tina") / "conditions" if self.cache else None)
+
+    def condition_of(self, name: str, sense: Sense | None) -> Tensor:
+        """Return the text condition [d] of a name in a sense."""
+        known = None if self.clip_name else self.words.get(Concept(name, sense.id if sense else None).key)
+        return self.conditions.of(sentences(name, sense, self.lexicon)) if known is None else known
+
+    def knows(self, name: str) -> bool:
+        """Say whether a name that is in no lexicon is nevertheless known: as a concept, held out or not, or as a word."""
+        key = Concept(name, None).key
+        return key in self.places or any(key == concept.key for concept in self.heldout) or self.words.get(key) is not None
+
+    @cached_property
+    def words(self) -> Words:
+        """Return the table of words whose conditions need no text tower."""
+        return Words(self.folder / WORDS)
+
+    @cached_property
     def backbone(self) -> Backbone:
         """Return the image trunk; raises `GeneratorError` where it is not the one that heads are made for."""
         name = self.info["clip"].get("name")
+        if (self.folder / TRUNK).is_file():
+            return with_weights(self.spec, load_file(self.folder / TRUNK), self.device, str(self.folder / TRUNK))
         found = named_backbone(name, self.device) if name else clip_backbone(self.folder / "clip", self.device)
         if found.spec.sha256 != self.spec.sha256:
             raise GeneratorError(f"the image tower of {name or self.folder} is not the one this generator was trained on")
@@ -83,6 +131,8 @@ class Generator:
 
         Raises `UsageError` for a trunk that only its folder can rebuild.
         """
+        if (self.folder / TRUNK).is_file():
+            return load_file(self.folder / TRUNK)
         if self.spec.arch.startswith(LOCAL):
             raise UsageError("this generator's image tower cannot be bundled", hint="leave out --bundle")
         if self.info["clip"].get("name"):
@@ -92,6 +142,8 @@ class Generator:
     @cached_property
     def projection(self) -> Tensor | None:
         """Return the matrix [d, D] that carries features into the condition space; None where they are in it already."""
+        if "projection" in self._known:
+            return self._known["projection"].float()
         return None if self.info["clip"].get("name") else clip_projection(self.folder / "clip")
 
     @cached_property
@@ -106,10 +158,10 @@ class Generator:
     @cached_property
     def prior(self) -> KernelRidge:
         """Return the regression from text conditions to rows."""
-        known, numbers = self._known, self.info["prior"]
-        return KernelRidge(
-            known["prior.mean"], known["prior.keys"].float(), known["prior.dual"].float(), numbers["gamma"], numbers["noise"]
-        )
+        mean, keys, dual = (self._known[f"prior.{name}"].float() for name in ("mean", "keys", "dual"))
+        noise = self._known.get("prior.noise")  # older generators have one for all
+        noise = torch.full((len(keys),), float(self.info["prior"]["noise"])) if noise is None else noise
+        return KernelRidge(mean, keys, dual, self.info["prior"]["gamma"], noise)
 
     @cached_property
     def spread(self) -> Spread:
@@ -126,11 +178,6 @@ class Generator:
         """Return the place of each known concept by its key."""
         return {concept.key: i for i, concept in enumerate(self.concepts)}
 
-    def known_row(self, name: str, sense: Sense | None) -> Tensor | None:
-        """Return the generic row [D] of a name in a sense; None where it is not known."""
-        place = self.places.get(Concept(name, sense.id if sense else None).key)
-        return None if place is None else self.generic_rows([place])[0]
-
     def generic_rows(self, places: Sequence[int] | None = None) -> Tensor:
         """Return the generic model's rows [N, D], or those of some places, in the order of `concepts`.
 
@@ -138,7 +185,7 @@ class Generator:
         """
         ridge = self.prior
         chosen = torch.arange(len(ridge.keys)) if places is None else torch.tensor(list(places))
-        rows = ridge.kernel_of_keys(chosen) @ ridge.dual.double() + ridge.noise * ridge.dual[chosen].double()
+        rows = ridge.kernel_of_keys(chosen) @ ridge.dual.double() + (ridge.noise[:, None] * ridge.dual)[chosen].double()
         return rows.float()
 
     @cached_property
@@ -176,7 +223,7 @@ class Generator:
         return {"name": self.info["name"], "sha256": sha256(self.folder / INFO)}
 
 
-def open_generator(folder: Path, device: torch.device, clip_name: str | None = None) -> Generator:
+def open_generator(folder: Path, device: torch.device, clip_name: str | None = None, cache: bool = True) -> Generator:
     """Open a generator directory and check every file's hash; raises `GeneratorError`."""
     if not (folder / INFO).is_file():
         raise GeneratorError(f"{folder} is no generator: it has no {INFO}", hint="make one with `tina train`")
@@ -188,7 +235,7 @@ def open_generator(folder: Path, device: torch.device, clip_name: str | None = N
             raise GeneratorError(f"the generator {folder} lacks {name}", hint="copy or fetch it again") from error
         if found != wanted:
             raise GeneratorError(f"{folder / name} is damaged: its SHA-256 is not the recorded one", hint="fetch it again")
-    return Generator(folder, info, device, clip_name)
+    return Generator(folder, info, device, clip_name, cache)
 
 
 def write_generator(
@@ -201,6 +248,8 @@ def write_generator(
     calibration: Calibration,
     lexicon: Lexicon,
     clip_folder: Path | None,
+    words: Path | None,
+    own: Own | None = None,
 ) -> None:
     """Write a generator directory; its description, with the hashes of all else, is written last."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,14 +257,20 @@ def write_generator(
         "prior.mean": prior.mean,
         "prior.keys": prior.keys.half(),
         "prior.dual": prior.dual.half(),
+        "prior.noise": prior.noise,
         "spread.basis": spread.basis.half(),
         "spread.floor": torch.tensor(spread.floor),
         "feature_mean": feature_mean,
     }
+    if own is not None:
+        known["projection"] = own.projection.half()
+        write_atomic(folder / TRUNK, save(dict(own.trunk)))
     write_atomic(folder / "known.safetensors", save({k: v.contiguous() for k, v in known.items()}))
     halves = {name: value.cpu().half().contiguous() for name, value in denoiser_state.items()}
     write_atomic(folder / "denoiser.safetensors", save(halves))
     write_atomic(folder / "lexicon.gz", lexicon.dump())
+    if words is not None and words.resolve() != (folder / WORDS).resolve():
+        shutil.copyfile(words, folder / WORDS)
     if clip_folder is not None and clip_folder.resolve() != (folder / "clip").resolve():
         (folder / "clip").mkdir(exist_ok=True)
         for path in sorted(clip_folder.iterdir()):

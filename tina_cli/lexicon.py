@@ -90,6 +90,10 @@ class Lexicon:
         return {}  # every sense by its id, once `index` has run
 
     @cached_property
+    def _found(self) -> dict[str, list[Sense]]:
+        return {}  # memo of `senses`
+
+    @cached_property
     def _paths(self) -> dict[str, frozenset[str]]:
         return {}  # memo of `ancestors`
 
@@ -109,7 +113,12 @@ class Lexicon:
 
     def senses(self, name: str) -> list[Sense]:
         """Return the senses of a name, the most frequent first; an unknown name has none."""
-        needle = normalise(name).encode()
+        plain = normalise(name)
+        if plain not in self._found:
+            self._found[plain] = self._search(plain.encode())
+        return self._found[plain]
+
+    def _search(self, needle: bytes) -> list[Sense]:
         if not needle or any(mark in needle for mark in (b"#", b"|", b"\t")):
             return []
         found: dict[str, tuple[int, Sense]] = {}
@@ -118,6 +127,15 @@ class Lexicon:
                 sense = self._line_at(self.table.rfind(b"\n", 0, match.start()) + 1)
                 found.setdefault(sense.id, (int(match[1]), sense))
         return [sense for _, sense in sorted(found.values(), key=lambda item: (item[0], item[1].id))]
+
+    def words(self) -> frozenset[str]:
+        """Return every word that occurs in a name, in lower case."""
+        return self._words
+
+    @cached_property
+    def _words(self) -> frozenset[str]:
+        names = re.findall(rb"[\t|]([^\t|#\n]+)#\d", self._lower)
+        return frozenset(word for name in names for word in re.split("[ -]", name.decode()))
 
     def is_noun(self, name: str) -> bool:
         """Say whether the name is in the table."""
@@ -209,14 +227,18 @@ class Lexicon:
             names += [above.lemmas[0]] if above else []
         return ", ".join(names)
 
-    def choose(self, names: Sequence[str], known: frozenset[str] = frozenset()) -> list[Sense | None]:
+    def choose(
+        self, names: Sequence[str], known: frozenset[str] = frozenset(), first: frozenset[str] = frozenset()
+    ) -> list[Sense | None]:
         """Choose a sense for each name beside the other names, whatever their order; None for a name with none.
 
         A sense without an id is one made up for a name that is not here: a kind of what its last word means. A sense scores
         by its frequency, by having the name for its first, by being a physical thing, by being in `known` (pictures of it
         are known) and by its likeness to the best fitting senses of the other names: "crane" beside "heron" is the bird.
+        Where one or more of a name's senses are in `first`, only these come into question.
         """
         options = [self._options(name) for name in names]
+        options = [[sense for sense in senses if sense.id in first] or senses for senses in options]
         priors = [
             [self._prior(sense, split_remark(name)[0], known) for sense in senses]
             for name, senses in zip(names, options, strict=True)

@@ -21,6 +21,7 @@ from tina_cli.files import write_atomic
 from tina_cli.rng import derive
 
 Report = Callable[..., None]
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ def _restore(path: Path, named: dict[str, nn.Parameter], ema: dict[str, Tensor],
         for name, parameter in named.items():
             parameter.copy_(state[f"parameter.{name}"])
             ema[name].copy_(state[f"ema.{name}"])
-            optimiser.state[parameter] = {
-                key: state[f"optimiser.{key}.{name}"].to(parameter.device if key != "step" else "cpu")
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+            # The moments must lie in memory as the parameter does: the fused optimiser reads both as they lie.
+            moments = {key: torch.zeros_like(parameter).copy_(state[f"optimiser.{key}.{name}"]) for key in MOMENTS}
+            optimiser.state[parameter] = {"step": state[f"optimiser.step.{name}"], **moments}
     return int(state["step"])

@@ -25,4 +25,10 @@ Clip = Annotated[
         show_default="the generator's own",
     ),
 ]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache", help="Neither use nor keep vectors of words in the user's cache directory.", envvar="TINA_NO_CACHE"
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write; - is standard output.")]

@@ -21,27 +21,24 @@ class Evidence:
     visual: Tensor | None = None
     pictures: int = 0
     words: Tensor | None = None  # the text condition [d], None where pictures alone say what is meant
-    known: Tensor | None = None  # the generic row [D] of a class that is known
+
+
+def picture_evidence(seen: Tensor, visual: Tensor, pictures: int, words: Tensor | None) -> Evidence:
+    """Return what pictures say, by their condition [d] and centred mean feature [D], and words beside them, by theirs [d]."""
+    return Evidence(seen if words is None else normalize(words + seen, dim=-1), visual, pictures, words)
 
 
 def guide(prior: KernelRidge, spread: Spread, evidence: list[Evidence]) -> Guidance:
     """Return the guidance of one task: condition [1, K, d], evidence [1, K, 2], anchor tokens [1, K, D]."""
     rows = []
     for item in evidence:
-        text = None if item.words is None else with_known(spread, prior.predict(item.words[None])[0], item.known)
+        text = None if item.words is None else spread.standardise(prior.predict(item.words[None])[0])
         rows.append(blend(text, item.visual, item.pictures))
     conditions = torch.stack([item.condition for item in evidence])
     words = torch.stack([item.condition if item.words is None else item.words for item in evidence])
     novel = torch.tensor([0.0 if item.words is None else 1.0 for item in evidence]) * novelty(prior, words)
     told = torch.stack([novel, picture_share(torch.tensor([item.pictures for item in evidence]))], dim=-1)
     return Guidance(normalize(conditions - prior.mean, dim=-1)[None], told[None], encode_rows(torch.stack(rows))[None])
-
-
-def with_known(spread: Spread, predicted: Tensor, known: Tensor | None) -> Tensor:
-    """Return rows [..., D] predicted from words, half-way to the generic rows of classes that are known."""
-    if known is None:
-        return spread.standardise(predicted)
-    return spread.standardise(normalize(predicted, dim=-1) + normalize(known, dim=-1))
 
 
 def blend(text: Tensor | None, visual: Tensor | None, pictures: int) -> Tensor:

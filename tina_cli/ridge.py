@@ -11,7 +11,9 @@ from torch.nn.functional import normalize
 
 @dataclass(frozen=True)
 class KernelRidge:
-    """A fitted regression: `mean [d]`, `keys [N, d]` centred unit vectors, `dual [N, m]`, kernel width `gamma`.
+    """A fitted regression: `mean [d]`, `keys [N, d]` centred unit vectors, `dual [N, m]`, kernel width `gamma`, `noise [N]`.
+
+    The noise is the variance of each fitted value, beside a signal of variance one.
 
     Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, section 2.2.
     """
@@ -20,7 +22,7 @@ class KernelRidge:
     keys: Tensor
     dual: Tensor
     gamma: float
-    noise: float
+    noise: Tensor
 
     def kernel(self, x: Tensor) -> Tensor:
         """Return the likeness of each x [n, d] to each key, 0 to 1: exp(gamma (cos - 1)), [n, N]."""
@@ -42,18 +44,26 @@ class KernelRidge:
         return self.kernel(x) @ self.dual
 
 
-def fit_kernel_ridge(x: Tensor, y: Tensor, gamma: float, noise: float) -> KernelRidge:
-    """Fit y [N, m] from x [N, d]; solved in double precision."""
+def fit_kernel_ridge(x: Tensor, y: Tensor, gamma: float, noise: float | Tensor) -> KernelRidge:
+    """Fit y [N, m] from x [N, d], with one noise or that of each value [N]; solved in double precision."""
     mean = x.mean(0)
+    noise = torch.as_tensor(noise, dtype=torch.float32).expand(len(x))
     keys = normalize(x - mean, dim=-1)
     dual = torch.linalg.solve(gram(keys, gamma, noise), y.double()).to(y.dtype)
     return KernelRidge(mean, keys, dual, gamma, noise)
 
 
-def gram(keys: Tensor, gamma: float, noise: float) -> Tensor:
+def fit_linear_ridge(x: Tensor, y: Tensor, noise: float) -> Tensor:
+    """Fit a matrix [m, d] that carries x [N, d] to y [N, m]; `noise` is in units of x's mean square. In double precision."""
+    x, y = x.double(), y.double()
+    penalty = noise * x.square().sum() / x.shape[1] * torch.eye(x.shape[1], dtype=torch.float64)
+    return torch.linalg.solve(x.T @ x + penalty, x.T @ y).T.float().contiguous()
+
+
+def gram(keys: Tensor, gamma: float, noise: Tensor) -> Tensor:
     """Return the regularised kernel matrix of unit keys [N, d], in double precision [N, N]."""
     double = keys.double()
-    return torch.exp(gamma * (double @ double.T - 1)) + noise * torch.eye(len(keys), dtype=torch.float64)
+    return torch.exp(gamma * (double @ double.T - 1)) + torch.diag(noise.double())
 
 
 def left_out(ridge: KernelRidge, y: Tensor, groups: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ from tina_cli.backbone import Backbone
 from tina_cli.codec import Spread
 from tina_cli.config import Recipe
 from tina_cli.errors import DataError, UsageError
-from tina_cli.files import digest, pretty_json, read_json, write_atomic
+from tina_cli.files import digest, pretty_json, read_json, sha256, write_atomic
 from tina_cli.images import read_classes
+from tina_cli.lexicon import Lexicon
 from tina_cli.loop import Report
 from tina_cli.weights import INFO
-from tina_cli.zoo.concepts import Concept
+from tina_cli.zoo.concepts import Concept, collect
 from tina_cli.zoo.store import FeatureBank, extract
 
 
@@ -33,8 +34,11 @@ class Run:
     clip: str | None  # an open_clip name; None is the embedded one, or the one the recipe makes
     device: torch.device
     report: Report
+    backbone: str = "clip"  # or "resnet20", trained on the run's own pictures
     vectors: Path | None = None
     wordnet: Path = Path("/usr/share/wordnet")
+    descriptions: Path | None = None
+    encoder: str | None = None  # a sentence encoder, by folder or name on the Hub
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Zoo:
     rows: Tensor  # fitted on part FIT of the pictures
     final_rows: Tensor  # fitted on TUNE too: what the generator keeps
     spread: Spread
+    noise: Tensor  # how far rows may be off, beside a spread of one
     alive: Tensor
     tasks: list[tuple[int, ...]]
     heldout_tasks: list[tuple[int, ...]]
@@ -73,7 +78,14 @@ def prepare(run: Run, resume: bool, dry: bool = False) -> bool:
     Raises `UsageError` where the folder holds other work, or this one's and `resume` was not asked for.
     """
     listing = {name: {c: [p.name for p in ps] for c, ps in classes.items()} for name, classes in run.data.items()}
-    config = {"recipe": asdict(run.recipe), "clip": run.clip, "data": digest(listing)}
+    config = {
+        "recipe": asdict(run.recipe),
+        "clip": run.clip,
+        "backbone": run.backbone,
+        "encoder": run.encoder,
+        "sources": [sha256(path) for path in (run.vectors, run.descriptions) if path],
+        "data": digest(listing),
+    }
     path = run.work / "run.json"
     if path.exists():
         if read_json(path) != json.loads(pretty_json(config)):
@@ -100,4 +112,11 @@ def features_stage(run: Run, backbone: Backbone) -> dict[str, tuple[Tensor, Tens
         run.report(stage="features", event="step", step=done, of=total)
 
     options = run.recipe.features
-    return extract(run.data, backbone, run.work / "features", options.shard, options.batch, tick)
+    return extract(run.data, backbone.at(options.precision), run.work / "features", options.shard, options.batch, tick)
+
+
+def run_concepts(run: Run, lexicon: Lexicon, before: Sequence[Concept] = ()) -> tuple[list[Concept], dict[str, list[int]]]:
+    """Return the concepts known before and those of a run's own pictures, and where each set's classes are among them."""
+    sets = {name: {c: len(paths) for c, paths in classes.items()} for name, classes in run.data.items()}
+    options = run.recipe.zoo
+    return collect(sets, lexicon, before, options.heldout_share, options.heldout_kinds, run.recipe.seed)

@@ -2,93 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from tina_cli.backbone import clip_backbone
 from tina_cli.clip import Clip, sentences, text_condition
-from tina_cli.errors import UsageError
-from tina_cli.files import write_atomic
-from tina_cli.lexicon import Lexicon
-from tina_cli.run import Run, features_stage
-from tina_cli.student import new_clip, start_embedding, train_text_tower, write_clip
-from tina_cli.teacher import SentenceEncoder, concrete_nouns, fit_teacher, teach
+from tina_cli.descriptions import Descriptions
+from tina_cli.errors import DataError, UsageError
+from tina_cli.files import digest, write_atomic
+from tina_cli.lexicon import Lexicon, normalise
+from tina_cli.run import Run, features_stage, run_concepts
+from tina_cli.student import learn_points, new_clip, start_embedding, train_text_tower, write_clip
+from tina_cli.teacher import Noun, SentenceEncoder, concrete_nouns, genuine_nouns, teach
 from tina_cli.wordnet import read_wordnet
-from tina_cli.zoo.concepts import collect, imagenet_concepts
-from tina_cli.zoo.store import FIT, TUNE, feature_bank
+from tina_cli.words import FILE as WORDS
+from tina_cli.words import Words, write_words
+from tina_cli.zoo.concepts import Concept, imagenet_concepts, kinds_of
+from tina_cli.zoo.finetune import fit_projection
+from tina_cli.zoo.store import feature_bank
 
 
 def make_small_clip(run: Run) -> Path:
     """Make the small CLIP in the run's working folder, or find it there; return its folder.
 
-    Raises `UsageError` without genuine CLIP vectors, `DataError` where WordNet or a needed package is missing.
+    Raises `UsageError` without genuine CLIP vectors or descriptions, `DataError` where WordNet or a package is missing.
     """
     folder, options = run.work / "clip", run.recipe.clip
     if (run.work / "clip.done").exists():
         return folder
-    if run.vectors is None:
-        raise UsageError("this recipe trains a CLIP's text tower", hint="name genuine CLIP text vectors with --vectors FILE")
-    import open_clip
-
+    if run.vectors is None or run.descriptions is None:
+        raise UsageError(
+            "this recipe trains a CLIP's text tower",
+            hint="name genuine CLIP text vectors with --vectors FILE, and descriptions with --descriptions FILE",
+        )
     lexicon = read_wordnet(run.wordnet)
     write_atomic(run.work / "lexicon.gz", lexicon.dump())
-    imagenet = imagenet_concepts() if run.recipe.zoo.imagenet else []
-    names = sorted({name for classes in run.data.values() for name in classes} | {c.name for c in imagenet})
-    nouns = concrete_nouns(lexicon, names)
+    lexicon.index()
+    descriptions = Descriptions.read(run.descriptions)
+    concepts, places = run_concepts(run, lexicon, imagenet_concepts() if run.recipe.zoo.imagenet else ())
+    kinds = run.recipe.zoo.heldout_kinds
+    nouns = concrete_nouns(lexicon, sorted({c.name for c in concepts}), descriptions)
+    nouns = list(compress(nouns, not_held_out(nouns, concepts, kinds, lexicon)))
+    genuine, vectors = genuine_nouns(run.vectors, lexicon, descriptions)
+    usable = not_held_out(genuine, concepts, kinds, lexicon)
+    genuine, vectors = list(compress(genuine, usable)), vectors[torch.tensor(usable)]
 
-    encoder = SentenceEncoder()
-    start = run.work / "teacher" / "start.safetensors"
-    ridge, mean = fit_teacher(encoder, lexicon, run.vectors, options.teacher_gamma, options.teacher_noise)
-    targets = teach(encoder, ridge, nouns, run.work / "teacher", lambda **f: run.report(stage="teacher", **f))
+    encoder = SentenceEncoder(run.encoder)
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        return encoder.encode_in_parts(texts, run.work / "teacher", lambda **f: run.report(stage="teacher", **f))
+
+    targets, teacher = teach(nouns, genuine, vectors, encode, options.teacher_gamma, options.teacher_noise)
+    points = learn_points(targets, vectors.mean(0))
+    table = {Concept(n.name, n.sense or None).key: p for n, p in zip(nouns, points, strict=True) if n.description}
+    if not table:
+        raise DataError(f"{run.descriptions} describes nothing that may be learned")
+    write_words(run.work / WORDS, table, vectors.mean(0))
+
     torch.manual_seed(run.recipe.seed)
     model = new_clip(options, targets.shape[1])
+    import open_clip
+
     tokenizer = open_clip.SimpleTokenizer(context_length=options.context_length)
     with torch.no_grad():
-        model.text.token_embedding.weight.copy_(start_embedding(encoder, ridge, tokenizer, options.width, start))
+        model.text.token_embedding.weight.copy_(start_embedding(teacher, tokenizer, options.width))
+    spread = float((points - vectors.mean(0)).square().sum(-1).mean())
+    checkpoint = run.work / f"student-{digest([len(nouns), float(points.sum())])}.safetensors"
     train_text_tower(
-        model, tokenizer, nouns, targets, mean, options, run.work / "student.safetensors",
-        lambda **f: run.report(stage="text tower", **f),
-    )  # fmt: skip
+        model, tokenizer, nouns, points, spread, options, checkpoint, lambda **f: run.report(stage="text tower", **f)
+    )
 
     write_clip(model, options, folder)  # the trunk as it is kept, in half precision, gives the features
-    clip = Clip("student", model, tokenizer, run.device)
+    clip = Clip("student", model, tokenizer, torch.device("cpu"))
     with torch.no_grad():
-        model.visual.head.proj.weight.copy_(fit_projection(run, clip, folder))
+        model.visual.head.proj.weight.copy_(projection_of(run, clip, folder, lexicon, concepts, places))
     write_clip(model, options, folder)
     write_atomic(run.work / "clip.done", b"")
     return folder
 
 
-def fit_projection(run: Run, clip: Clip, folder: Path) -> Tensor:
-    """Return the matrix [d, D] that carries features towards their class's text condition: ridge regression.
+def not_held_out(nouns: Sequence[Noun], concepts: Sequence[Concept], kinds: Sequence[str], lexicon: Lexicon) -> list[bool]:
+    """Say which nouns are neither called like a held-out class nor of a held-out kind, in any of their senses."""
+    heldout = [concept for concept in concepts if concept.heldout]
+    far = kinds_of(kinds, lexicon)
+    of_far = {normalise(lemma) for sense in lexicon if far & lexicon.ancestors(sense.id) for lemma in sense.lemmas}
+    names = {normalise(concept.name) for concept in heldout} | of_far
+    names |= {normalise(lemma) for c in heldout if c.sense and (found := lexicon.get(c.sense)) for lemma in found.lemmas}
 
-    Held-out classes and test pictures take no part; every class weighs the same.
-    """
-    options, zoo = run.recipe.clip, run.recipe.zoo
-    lexicon = Lexicon.read(run.work / "lexicon.gz")
-    lexicon.index()
+    def taught(noun: Noun) -> bool:
+        called = {normalise(noun.name), normalise(noun.head)}
+        last = {name.rpartition(" ")[2] for name in called}
+        return not (called & names or last & of_far or (noun.sense and far & lexicon.ancestors(noun.sense)))
+
+    return [taught(noun) for noun in nouns]
+
+
+def projection_of(
+    run: Run, clip: Clip, folder: Path, lexicon: Lexicon, concepts: Sequence[Concept], places: dict[str, list[int]]
+) -> Tensor:
+    """Return the matrix [d, D] from features to text conditions; held-out classes take no part."""
     parts = features_stage(run, clip_backbone(folder, run.device))
-    sets = {name: {c: len(paths) for c, paths in classes.items()} for name, classes in run.data.items()}
-    first = imagenet_concepts() if zoo.imagenet else []
-    concepts, places = collect(sets, lexicon, first, zoo.heldout_share, zoo.heldout_kinds, run.recipe.seed)
-    bank = feature_bank(parts, places, run.recipe.features.test_share, run.recipe.features.tune_share, run.recipe.seed)
-    cache = run.work / "teacher" / "projection.safetensors"
-    if not cache.exists():
-        means, texts = [], []
-        for number, concept in enumerate(concepts):
-            own = torch.cat([bank.rows_of(number, FIT), bank.rows_of(number, TUNE)])
-            if concept.heldout or not len(own):
-                continue
-            sense = lexicon.sense_of(concept.name, concept.sense)
-            texts.append(text_condition(clip, sentences(concept.name, sense, lexicon)))
-            means.append(bank.features[own].float().mean(0))
-        x, y = normalize(torch.stack(means), dim=-1).double(), torch.stack(texts).double()
-        spread = x.square().sum() / x.shape[1]
-        gram = x.T @ x + options.projection_noise * 0.01 * spread * torch.eye(x.shape[1], dtype=torch.float64)
-        cache.parent.mkdir(exist_ok=True)
-        write_atomic(cache, save({"projection": torch.linalg.solve(gram, x.T @ y).T.float().contiguous()}))
-    return load_file(cache)["projection"]
+    options, words = run.recipe.features, Words(run.work / WORDS)
+    bank = feature_bank(parts, places, options.test_share, options.tune_share, run.recipe.seed)
+    conditions = {}
+    for number, concept in enumerate(concepts):
+        if not concept.heldout and (bank.concept == number).any():
+            known = words.get(concept.key)
+            texts = sentences(concept.name, lexicon.sense_of(concept.name, concept.sense), lexicon)
+            conditions[number] = text_condition(clip, texts) if known is None else known
+    return fit_projection(bank, conditions, run.recipe.clip.projection_noise)

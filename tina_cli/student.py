@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -18,12 +18,12 @@ from tina_cli.device import prepare_torchvision
 from tina_cli.errors import DataError
 from tina_cli.files import pretty_json, write_atomic
 from tina_cli.loop import LoopOptions, Report, train_loop
-from tina_cli.ridge import KernelRidge
 from tina_cli.rng import numpy_rng
-from tina_cli.teacher import Noun, SentenceEncoder
+from tina_cli.teacher import Encode, Noun
 
 TRUNK = "tf_efficientnet_lite0"
-VIEWS = (*NAME_TEMPLATES, *SENSE_TEMPLATES, "{gloss}")
+VIEWS = (*NAME_TEMPLATES, *SENSE_TEMPLATES, "{gloss}", "{description}")
+DESCRIBED = len(VIEWS) - 1
 
 
 def clip_config(options: ClipStage, embed_dim: int) -> dict[str, Any]:
@@ -81,55 +81,58 @@ def imagenet_weights() -> dict[str, Tensor]:
 
 
 def view(noun: Noun, index: int) -> str:
-    """Return one of the sentences about a noun; one without a gloss or a kind falls back to its name."""
-    if ((index == 2 or index == 4) and not noun.gloss) or (index == 3 and not noun.kind):
+    """Return one of the sentences about a noun; one that lacks what it would say falls back to its name."""
+    needs = ("", "", noun.gloss, noun.kind, noun.gloss, noun.description)
+    if index > 1 and not needs[index]:
         index = 1
-    return VIEWS[index].format(name=noun.name, gloss=noun.gloss, kind=noun.kind)
+    return VIEWS[index].format(name=noun.name, gloss=noun.gloss, kind=noun.kind, description=noun.description)
 
 
-def start_embedding(encoder: SentenceEncoder, ridge: KernelRidge, tokenizer: Any, width: int, path: Path) -> Tensor:
+def start_embedding(teacher: Encode, tokenizer: Any, width: int) -> Tensor:
     """Return token embeddings to start from: the teacher's view of each token as a word, reduced to `width` by PCA.
 
     It spares the student most of the learning of what single words mean. [vocabulary, width]
     """
-    if not path.exists():
-        words = [tokenizer.decoder[i].replace("</w>", "") for i in range(tokenizer.vocab_size)]
-        vectors = normalize(ridge.predict(encoder.encode(words)), dim=-1)
-        vectors = vectors - vectors.mean(0)
-        basis = torch.linalg.eigh((vectors.T @ vectors).double())[1].flip(1)[:, :width].float()
-        reduced = vectors @ basis
-        write_atomic(path, save({"embedding": reduced / reduced.std() * 0.02 * width**0.5 / 8}))
-    return load_file(path)["embedding"]
+    vectors = teacher([tokenizer.decoder[i].replace("</w>", "") for i in range(tokenizer.vocab_size)])
+    vectors = vectors - vectors.mean(0)
+    basis = torch.linalg.eigh((vectors.T @ vectors).double())[1].flip(1)[:, :width].float()
+    reduced = vectors @ basis
+    return reduced / reduced.std() * 0.02 * width**0.5 / 8
+
+
+def learn_points(targets: Tensor, mean: Tensor) -> Tensor:
+    """Return where centred unit vectors [n, d] are on the genuine unit sphere, around its mean [d]."""
+    spread = (1 - mean.square().sum()).clamp_min(0.05).sqrt()
+    return normalize(mean + spread * targets, dim=-1)
 
 
 def train_text_tower(
     model: Any,
     tokenizer: Any,
     nouns: Sequence[Noun],
-    targets: Tensor,
-    mean: Tensor,
+    points: Tensor,
+    spread: float,
     options: ClipStage,
     checkpoint: Path,
     report: Report,
 ) -> None:
-    """Train `model.text` in place: the mean squared distance to the teacher's unit vectors, in units of their spread.
-
-    targets [n, d] are centred unit vectors; what is learned is their place around `mean` [d] on the genuine unit sphere.
-    """
-    spread = (1 - mean.square().sum()).clamp_min(0.05).sqrt()
-    points = normalize(mean + spread * targets, dim=-1)
+    """Train `model.text` in place: the mean squared distance to unit vectors [n, d], in units of their `spread`."""
     mask = model.text.attn_mask
     weights = torch.tensor(options.view_weights).double().numpy()
+    described = [i for i, noun in enumerate(nouns) if noun.description]
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = numpy_rng(0, "student", step)
-        rows = rng.integers(0, len(nouns), options.batch)
         index = int(rng.choice(len(VIEWS), p=weights / weights.sum()))  # one form a batch: equal lengths, no padding
+        rows = rng.integers(0, len(nouns), options.batch)
+        if described:  # the commonest nouns; a batch of descriptions has no others
+            count = options.batch if index == DESCRIBED else round(options.batch * options.described_share)
+            rows[:count] = rng.choice(described, count)
         tokens = tokenizer([view(nouns[i], index) for i in rows])
         tokens = tokens[:, : int((tokens != 0).sum(1).max())]
         model.text.attn_mask = mask[: tokens.shape[1], : tokens.shape[1]]  # causal: cutting the padding off is exact
         out = normalize(model.text(tokens), dim=-1)
-        loss = (out - points[torch.from_numpy(rows)]).square().sum(-1).mean() / spread.square()
+        loss = (out - points[torch.from_numpy(rows)]).square().sum(-1).mean() / spread
         return loss, {"view": index}
 
     loop = LoopOptions(

@@ -12,7 +12,7 @@ from: a stage that is done is read, a changed input makes a new file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tina_cli.backbone import Backbone, BackboneSpec, clip_backbone, clip_projection, clip_weights
-from tina_cli.clip import load_clip, named_backbone, sentences, text_condition
-from tina_cli.codec import Spread, fit_spread
-from tina_cli.files import digest, sha256, write_atomic
-from tina_cli.generator import open_generator, write_generator
+from tina_cli.backbone import Backbone, clip_backbone, clip_projection
+from tina_cli.clip import named_backbone
+from tina_cli.codec import fit_spread
+from tina_cli.files import digest, write_atomic
+from tina_cli.generator import Own, write_generator
+from tina_cli.knowledge import concept_conditions, known_before, known_words
 from tina_cli.lexicon import Lexicon
 from tina_cli.ridge import KernelRidge, fit_kernel_ridge
-from tina_cli.run import Run, Zoo, features_stage, prepare
-from tina_cli.weights import INFO, embedded_weights
-from tina_cli.zoo.concepts import Concept, collect, imagenet_concepts, known_senses
-from tina_cli.zoo.finetune import finetune_heads, fit_generic, task_features
+from tina_cli.run import Run, Zoo, features_stage, prepare, run_concepts
+from tina_cli.weights import embedded_weights
+from tina_cli.zoo.concepts import known_senses
+from tina_cli.zoo.finetune import finetune_heads, fit_generic, fit_projection, task_features
 from tina_cli.zoo.store import FIT, TUNE, FeatureBank, feature_bank, sharded, write_manifest
 from tina_cli.zoo.tasks import TaskSource, draw_tasks, exclusions
 
@@ -45,14 +46,15 @@ def train(run: Run, stage: str, resume: bool) -> bool:
     clip_folder = clip_stage(run)
     if last == "clip":
         return True
-    backbone, lexicon = open_backbone(run, clip_folder)
+    lexicon = open_lexicon(run)
+    backbone = open_backbone(run, clip_folder, lexicon)
     parts = features_stage(run, backbone)
     if last == "features":
         return True
     zoo = zoo_stage(run, backbone, lexicon, clip_folder, parts)
     if last == "zoo":
         return True
-    diffusion_stage(run, zoo, backbone.spec, lexicon, clip_folder)
+    diffusion_stage(run, zoo, backbone, lexicon, clip_folder)
     write_atomic(run.work / "done.json", b"{}\n")
     return True
 
@@ -68,59 +70,21 @@ def clip_stage(run: Run) -> Path | None:
     return make_small_clip(run)
 
 
-def open_backbone(run: Run, clip_folder: Path | None) -> tuple[Backbone, Lexicon]:
-    """Return the image trunk and the lexicon of a run."""
+def open_lexicon(run: Run) -> Lexicon:
+    """Return the lexicon of a run: its own, where it made a CLIP, or the embedded one."""
     path = run.work / "lexicon.gz"
     lexicon = Lexicon.read(path if path.exists() else embedded_weights() / "lexicon.gz")
-    return clip_backbone(clip_folder, run.device) if clip_folder else named_backbone(str(run.clip), run.device), lexicon
+    lexicon.index()
+    return lexicon
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known before the run's own pictures: concepts and their rows, and where it is a generator's, its scales too."""
+def open_backbone(run: Run, clip_folder: Path | None, lexicon: Lexicon) -> Backbone:
+    """Return the image trunk of a run."""
+    if run.backbone == "resnet20":
+        from tina_cli.trunk import make_trunk
 
-    concepts: Sequence[Concept]
-    rows: Tensor
-    conditions: Tensor | None = None
-    feature_mean: Tensor | None = None
-    spread: Spread | None = None
-
-
-def known_before(run: Run, spec: BackboneSpec) -> Known:
-    """Return the trunk's own classifier, where the recipe asks for it, or else what the embedded generator knows."""
-    if run.recipe.zoo.imagenet:
-        from tina_cli.student import imagenet_weights
-
-        weight = imagenet_weights()["classifier.weight"]
-        return Known(imagenet_concepts(), normalize(weight - weight.mean(0), dim=-1))
-    if run.clip is None and (embedded_weights() / INFO).exists():
-        embedded = open_generator(embedded_weights(), run.device)
-        if embedded.spec.sha256 == spec.sha256:
-            concepts = [Concept(c.name, c.sense, trunk_row=i) for i, c in enumerate(embedded.concepts)]
-            conditions = embedded.prior.inputs()
-            return Known(concepts, embedded.generic_rows(), conditions, embedded.feature_mean, embedded.spread)
-    return Known([], torch.zeros(0, spec.dim))
-
-
-def concept_conditions(
-    run: Run, concepts: Sequence[Concept], lexicon: Lexicon, clip_folder: Path | None, given: Tensor | None
-) -> Tensor:
-    """Return the text conditions of concepts, [N, d]; those of concepts known before are `given`."""
-    first = 0 if given is None else len(given)
-    texts = [sentences(c.name, lexicon.sense_of(c.name, c.sense), lexicon) for c in concepts[first:]]
-
-    def make() -> dict[str, Tensor]:
-        clip = load_clip(f"local-dir:{clip_folder}" if clip_folder else str(run.clip), run.device)
-        rows = []
-        for number, text in enumerate(texts, 1):
-            rows.append(text_condition(clip, text))
-            if number % 100 == 0 or number == len(texts):
-                run.report(stage="conditions", event="step", step=number, of=len(texts))
-        return {"conditions": torch.stack(rows)}
-
-    which = sha256(clip_weights(clip_folder)) if clip_folder else run.clip
-    made = sharded(run.work, "conditions", [texts, which], make)["conditions"] if texts else torch.zeros(0, 0)
-    return made if given is None else torch.cat([given, made]) if texts else given
+        return make_trunk(run, *run_concepts(run, lexicon))
+    return clip_backbone(clip_folder, run.device) if clip_folder else named_backbone(str(run.clip), run.device)
 
 
 def zoo_stage(
@@ -128,19 +92,22 @@ def zoo_stage(
 ) -> Zoo:
     """Fix the splits, fit the generic rows, draw the tasks and fine-tune their heads."""
     options, seed = run.recipe.zoo, run.recipe.seed
-    lexicon.index()
     before = known_before(run, backbone.spec)
-    sets = {name: {c: len(paths) for c, paths in classes.items()} for name, classes in run.data.items()}
-    concepts, places = collect(sets, lexicon, before.concepts, options.heldout_share, options.heldout_kinds, seed)
+    concepts, places = run_concepts(run, lexicon, before.concepts)
     bank = feature_bank(parts, places, run.recipe.features.test_share, run.recipe.features.tune_share, seed)
-    own_means = [bank.features[(bank.origin == o) & (bank.part == FIT)].float().mean(0) for o in bank.origin.unique()]
+    heldout = torch.tensor([bool(c.heldout) for c in concepts])
+    fitted = (bank.part == FIT) & ~heldout[bank.concept]
+    own_means = [bank.features[(bank.origin == o) & fitted].float().mean(0) for o in bank.origin[fitted].unique()]
     feature_mean = torch.stack(own_means).mean(0) if before.feature_mean is None else before.feature_mean
     fixed = torch.tensor([c.trunk_row >= 0 for c in concepts])
     known = torch.zeros(len(concepts), backbone.spec.dim)
     for i, concept in enumerate(concepts):
         if concept.trunk_row >= 0:
             known[i] = before.rows[concept.trunk_row]
-    heldout = torch.tensor([bool(c.heldout) for c in concepts])
+    noise = torch.full((len(concepts),), run.recipe.denoiser.fitted_noise)
+    noise[fixed] = run.recipe.denoiser.noise
+    if before.noise is not None:
+        noise[: len(before.noise)] = before.noise
     conditions = concept_conditions(run, concepts, lexicon, clip_folder, before.conditions)
 
     key = [asdict(options), [c.key for c in concepts], backbone.spec.sha256, digest([*map(float, feature_mean[:8])])]
@@ -156,7 +123,6 @@ def zoo_stage(
         return sharded(run.work, "generic", [key, fit_on], make)["rows"]
 
     rows = generic((FIT,))
-    fitted = (bank.part == FIT) & ~heldout[bank.concept]
     counts = torch.bincount(bank.concept[fitted], minlength=len(concepts))
     alive = ((counts > 0) | fixed) & ~heldout
     spread = before.spread
@@ -193,7 +159,9 @@ def zoo_stage(
         made = sharded(run.work / "zoo", "models", [key, spread.floor, part], make)
         models += [made[f"{i:06d}"].float() for i in range(len(part))]
         run.report(stage="zoo", event="step", step=start + len(part), of=len(tasks))
-    return Zoo(concepts, places, bank, feature_mean, conditions, rows, final_rows, spread, alive, tasks, heldout_tasks, models)
+    return Zoo(
+        concepts, places, bank, feature_mean, conditions, rows, final_rows, spread, noise, alive, tasks, heldout_tasks, models
+    )
 
 
 def finetune_part(
@@ -216,16 +184,18 @@ def finetune_part(
 
 def fit_prior(run: Run, zoo: Zoo, rows: Tensor) -> KernelRidge:
     """Fit the regression from text conditions to generic rows [N, D], over all living concepts."""
-    options = run.recipe.denoiser
-    return fit_kernel_ridge(zoo.conditions[zoo.alive], rows[zoo.alive], options.gamma, options.noise)
+    return fit_kernel_ridge(zoo.conditions[zoo.alive], rows[zoo.alive], run.recipe.denoiser.gamma, zoo.noise[zoo.alive])
 
 
-def diffusion_stage(run: Run, zoo: Zoo, spec: BackboneSpec, lexicon: Lexicon, clip_folder: Path | None) -> None:
+def diffusion_stage(run: Run, zoo: Zoo, backbone: Backbone, lexicon: Lexicon, clip_folder: Path | None) -> None:
     """Train the denoiser, calibrate, and write the generator directory."""
     from tina_cli.denoising import calibrate, sampling_of, train_denoiser
 
-    prior = fit_prior(run, zoo, zoo.rows)
-    projection = clip_projection(clip_folder) if clip_folder else None
+    prior, words = fit_prior(run, zoo, zoo.rows), known_words(run, clip_folder)
+    projection, spec = clip_projection(clip_folder) if clip_folder else None, backbone.spec
+    if backbone.own is not None:
+        known = {number: zoo.conditions[number] for number in zoo.alive.nonzero()[:, 0].tolist()}
+        projection = fit_projection(zoo.bank, known, run.recipe.clip.projection_noise)
     network, state = train_denoiser(run, zoo, prior, projection)
     calibration = calibrate(run, zoo, prior, network)
     options = run.recipe.denoiser
@@ -234,7 +204,7 @@ def diffusion_stage(run: Run, zoo: Zoo, spec: BackboneSpec, lexicon: Lexicon, cl
         "name": run.out.name,
         "backbone": spec.to_json(),
         "clip": {} if clip_folder else {"name": run.clip},
-        "prior": {"gamma": options.gamma, "noise": options.noise},
+        "prior": {"gamma": options.gamma},
         "denoiser": {
             "row_dim": spec.dim,
             "condition_dim": zoo.conditions.shape[1],
@@ -259,4 +229,6 @@ def diffusion_stage(run: Run, zoo: Zoo, spec: BackboneSpec, lexicon: Lexicon, cl
         calibration,
         lexicon,
         clip_folder,
+        words.path if words else None,
+        Own(backbone.own, projection) if backbone.own is not None and projection is not None else None,
     )

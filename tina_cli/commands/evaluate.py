@@ -29,6 +29,7 @@ def evaluate(
     weights: options.Weights = None,
     clip: options.Clip = None,
     device: options.Device = "auto",
+    no_cache: options.NoCache = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -39,7 +40,7 @@ def evaluate(
         count = None if classes == "all" else int(classes) if classes.isdigit() else 0
         if count is not None and count < 2:
             raise UsageError(f"--classes must be a number from 2 up, or all, not {classes!r}")
-        values = of_generator(path, data, tasks, count, shots, shuffle_names, seed, clip, device, quiet)
+        values = of_generator(path, data, tasks, count, shots, shuffle_names, seed, clip, device, not no_cache, quiet)
         accuracy = next(row["accuracy"] for row in values["rows"] if row["method"] == "tina")
     else:
         values = of_model(path, data, allow_missing, weights, device, quiet)
@@ -92,7 +93,7 @@ def of_model(path: Path, data: Path, allow_missing: bool, weights: str | None, d
 
 def of_generator(
     path: Path, data: Path, tasks: int, classes: int | None, shots: int, shuffled: bool, seed: int, clip: str | None,
-    device: str, quiet: bool,
+    device: str, cache: bool, quiet: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a generator on tasks drawn from the folders; features of pictures are kept in the user's cache."""
     from platformdirs import user_cache_path
@@ -102,8 +103,8 @@ def of_generator(
     from tina_cli.generator import open_generator
 
     test, train = read_splits(data)
-    generator = open_generator(path, choose_device(device), clip)
-    protocol = Protocol(tasks, classes, shots, shuffled, seed)
+    generator = open_generator(path, choose_device(device), clip, cache)
+    protocol = Protocol(tasks, classes, shots, shuffled, seed=seed)
     with Steps(quiet) as progress:
         return compare(generator, test, train, protocol, user_cache_path("tina") / "features", progress.step)
 

@@ -52,6 +52,7 @@ def generate(
     weights: options.Weights = None,
     clip: options.Clip = None,
     device: options.Device = "auto",
+    no_cache: options.NoCache = False,
     force: options.Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is understood, and write nothing.")] = False,
     json: options.Json = False,
@@ -62,7 +63,7 @@ def generate(
     if batch is not None:
         if prompt is not None or class_ or classes_file or image or describe or dry_run:
             raise UsageError("--batch takes its requests from the file alone", hint="leave out prompt, classes and --dry-run")
-        run_batch(batch, output, sampling, weights, clip, device, force, quiet)
+        run_batch(batch, output, sampling, weights, clip, device, not no_cache, force, quiet)
         return
     if output == STDOUT and json:
         raise UsageError("-o - writes the model to standard output, where --json writes too", hint="leave one of them out")
@@ -85,7 +86,7 @@ def generate(
     from tina_cli.generator import open_generator
     from tina_cli.weights import find_generator
 
-    generator = open_generator(find_generator(weights), chosen_device(device, quiet), clip)
+    generator = open_generator(find_generator(weights), chosen_device(device, quiet), clip, not no_cache)
     request = make_request(generator, prompt, wanted)
     notes = [meaning.note() for meaning in understand(generator, request)]
     for note in notes:
@@ -115,6 +116,7 @@ def run_batch(
     weights: str | None,
     clip: str | None,
     device: str,
+    cache: bool,
     force: bool,
     quiet: bool,
 ) -> None:
@@ -126,7 +128,7 @@ def run_batch(
     from tina_cli.generator import open_generator
     from tina_cli.weights import find_generator
 
-    generator = open_generator(find_generator(weights), chosen_device(device, quiet), clip)
+    generator = open_generator(find_generator(weights), chosen_device(device, quiet), clip, cache)
     failed = 0
     for line in generate_batch(generator, lines, folder, sampling, force):
         failed += "error" in line
@@ -184,10 +186,11 @@ def describe_class(note: dict[str, Any]) -> str:
         parts = [f'"{text}"' for text in note.get("descriptions", ())]
         parts += [f"{note['pictures']} picture" + "s" * (note["pictures"] != 1)] if "pictures" in note else []
         return f"  {note['name']}: {' and '.join(parts)}"
+    meant = f'taken for "{note["taken_for"]}", ' if "taken_for" in note else ""
     if note["sense"]:
-        return f"  {note['name']}: {note['gloss']}"
+        return f"  {note['name']}: {meant}{note['gloss']}"
     taken = "as a kind of its last word" if "kind_of" in note else "by its letters alone"
-    return f'  {note["name"]}: not in the lexicon, taken {taken}; --describe "{note["name"]}=..." says what it is'
+    return f'  {note["name"]}: {meant}not in the lexicon, taken {taken}; --describe "{note["name"]}=..." says what it is'
 
 
 def summary(path: Path, info: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tina_cli.console import Steps, result, result_json, say
 from tina_cli.errors import UsageError
 
 STAGES = ("clip", "features", "zoo", "diffusion", "all")
-BACKBONES = ("clip",)
+BACKBONES = ("clip", "resnet20")
 
 
 def train(
@@ -24,7 +24,9 @@ def train(
         str | None,
         typer.Option(help="CLIP to build on, by its open_clip name, or local-dir:PATH.", show_default="the embedded one"),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="Image trunk: clip is the CLIP's own image tower.")] = "clip",
+    backbone: Annotated[
+        str, typer.Option(help="Image trunk: clip is the CLIP's own; resnet20 is trained on your pictures.")
+    ] = "clip",
     stage: Annotated[str, typer.Option(help=f"Stop after this stage: {', '.join(STAGES)}.")] = "all",
     work: Annotated[
         Path | None, typer.Option(help="Folder for features, checkpoints and the log.", show_default="OUT.work")
@@ -37,6 +39,13 @@ def train(
         Path | None, typer.Option(help="Genuine CLIP text vectors (.npz), for recipes that train a text tower.")
     ] = None,
     wordnet: Annotated[Path, typer.Option(help="WordNet's noun files, for the same recipes.")] = Path("/usr/share/wordnet"),
+    descriptions: Annotated[
+        Path | None, typer.Option(help="What things look like, a table (name, sense, description, look-alikes), for the same.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Sentence encoder, a folder or a name on the Hub, for the same.", show_default="MiniLM"),
+    ] = None,
     device: options.Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show what would be done, and do nothing.")] = False,
     json: options.Json = False,
@@ -53,6 +62,8 @@ def train(
 
     chosen = load_recipe(recipe)
     chosen = chosen if seed is None else replace(chosen, seed=seed)
+    if backbone != "clip" and chosen.zoo.imagenet:
+        raise UsageError(f"the recipe {recipe} takes ImageNet's rows from the CLIP's own trunk", hint="use --backbone clip")
 
     from tina_cli.device import choose_device
     from tina_cli.run import Run, prepare, read_data
@@ -69,7 +80,9 @@ def train(
                 note = f"loss {fields['loss']:.3f}" if "loss" in fields else ""
                 progress.step(fields["stage"], fields["step"], fields["of"], note)
 
-        run = Run(pictures, out, folder, chosen, clip, choose_device(device), report, vectors, wordnet)
+        where = choose_device(device)
+        sources = (vectors, wordnet, descriptions, encoder)
+        run = Run(pictures, out, folder, chosen, clip, where, report, backbone, *sources)
         if dry_run:
             prepare(run, resume, dry=True)
             return

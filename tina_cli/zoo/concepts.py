@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tina_cli.device import prepare_torchvision
 from tina_cli.lexicon import Lexicon, normalise
 from tina_cli.rng import derive
 
@@ -29,6 +30,7 @@ class Concept:
 
 def imagenet_concepts() -> list[Concept]:
     """Return the 1,000 classes of ImageNet with their WordNet senses, in the order of a classifier's rows."""
+    prepare_torchvision()
     import open_clip
     import timm
 
@@ -40,6 +42,11 @@ def imagenet_concepts() -> list[Concept]:
 def known_senses(concepts: Sequence[Concept], lexicon: Lexicon) -> frozenset[str]:
     """Return the senses of concepts and all their hypernyms: whoever knows a tabby has an idea of a cat."""
     return frozenset().union(*(lexicon.ancestors(concept.sense) for concept in concepts if concept.sense))
+
+
+def kinds_of(names: Sequence[str], lexicon: Lexicon) -> frozenset[str]:
+    """Return the senses of the names of kinds."""
+    return frozenset(sense.id for name in names for sense in lexicon.candidates(name))
 
 
 def collect(
@@ -56,17 +63,17 @@ def collect(
     to test on ("near") and all whose hypernyms include one of `heldout_kinds` ("far"): fixed before anything is fitted.
     """
     concepts = {concept.key: concept for concept in first}
-    known = known_senses(first, lexicon)
+    known, exact = known_senses(first, lexicon), frozenset(concept.sense for concept in first if concept.sense)
     place: dict[str, list[str]] = {}
     pictures: dict[str, int] = {}
     for name, classes in sets.items():
-        senses = lexicon.choose(list(classes), known)
+        senses = lexicon.choose(list(classes), known, exact)
         found = [Concept(c, s.id or None if s else None) for c, s in zip(classes, senses, strict=True)]
         place[name] = [concept.key for concept in found]
         for concept, count in zip(found, classes.values(), strict=True):
             concepts.setdefault(concept.key, concept)
             pictures[concept.key] = pictures.get(concept.key, 0) + count
-    kinds = {sense.id for kind in heldout_kinds for sense in lexicon.candidates(kind)}
+    kinds = kinds_of(heldout_kinds, lexicon)
     out: dict[str, Concept] = {}
     for key, concept in concepts.items():
         tier = ""

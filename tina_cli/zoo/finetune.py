@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from tina_cli.loop import Report
+from tina_cli.ridge import fit_linear_ridge
 from tina_cli.rng import torch_rng
-from tina_cli.zoo.store import FIT, FeatureBank
+from tina_cli.zoo.store import FIT, TUNE, FeatureBank
 
 
 def finetune_heads(start: Tensor, features: Tensor, steps: int, lr: float, scale: float, pull: float) -> Tensor:
@@ -84,6 +85,20 @@ def fit_generic(
         if (step + 1) % 50 == 0 or step + 1 == steps:
             report(event="step", step=step + 1, of=steps, loss=total.item() / len(parts))
     return normalize(rows.index_copy(0, free, learned.detach()), dim=-1)
+
+
+def fit_projection(bank: FeatureBank, conditions: Mapping[int, Tensor], noise: float) -> Tensor:
+    """Fit the matrix [d, D] that carries features towards the conditions [d] of their concepts: ridge regression.
+
+    Pictures for testing take no part; every concept with others weighs the same.
+    """
+    means, texts = [], []
+    for number, condition in conditions.items():
+        own = torch.cat([bank.rows_of(number, FIT), bank.rows_of(number, TUNE)])
+        if len(own):
+            means.append(normalize(bank.features[own].float().mean(0), dim=-1))
+            texts.append(condition)
+    return fit_linear_ridge(torch.stack(means), torch.stack(texts), noise)
 
 
 def sample_rows(count: int, size: int, *purpose: object) -> Tensor:

@@ -46,7 +46,7 @@ def extract(
         features, labels = [], []
         for start in range(0, len(listed), shard):
             part = listed[start : start + shard]
-            key = [backbone.spec.sha256, [[p.parent.name, p.name, p.stat().st_size] for p, _ in part]]
+            key = [backbone.spec.sha256, str(backbone.dtype), [[p.parent.name, p.name, p.stat().st_size] for p, _ in part]]
             paths = [path for path, _ in part]
 
             def make(paths: list[Path] = paths) -> dict[str, Tensor]:

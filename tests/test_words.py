@@ -1,0 +1,144 @@
+"""What words mean before any picture: descriptions, the teacher, known words, spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Result
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from tina_cli.descriptions import Descriptions
+from tina_cli.errors import DataError
+from tina_cli.lexicon import Lexicon, Sense
+from tina_cli.rng import torch_rng
+from tina_cli.spelling import respell
+from tina_cli.teacher import Noun, concrete_nouns, teach
+from tina_cli.weights import embedded_weights
+from tina_cli.words import Words, write_words
+from tina_cli.zoo.concepts import Concept, collect
+
+Tina = Callable[..., Result]
+ROWS = (
+    "crane\tn2\ttall grey bird with long legs in shallow water\theron, stork\n"
+    "lava lamp\t\tglowing glass bottle with floating coloured blobs\tlantern, bottle\n"
+)
+
+
+def senses() -> list[Sense]:
+    thing = "n00001930"
+    return [
+        Sense(thing, ("physical entity",), (1,), "what a photo can show", ()),
+        Sense("n1", ("crane", "hoist"), (1, 1), "lifts heavy things", (thing,)),
+        Sense("n2", ("crane", "Grus"), (2, 1), "a wading bird", (thing,)),
+        Sense("n3", ("idea",), (1,), "what one thinks", ()),
+    ]
+
+
+@pytest.fixture
+def descriptions(tmp_path: Path) -> Descriptions:
+    path = tmp_path / "descriptions.tsv"
+    path.write_text(ROWS)
+    return Descriptions.read(path)
+
+
+def test_descriptions_are_found_by_sense_or_by_name(descriptions: Descriptions) -> None:
+    hoist, bird = senses()[1:3]
+    found = descriptions.find("anything", bird)
+    assert found and found.lookalikes == ("heron", "stork")
+    assert descriptions.find("crane", hoist) is None  # another sense of a described name
+    assert descriptions.find("Lava  lamp", None) is descriptions.rows[1]
+
+
+@pytest.mark.parametrize("text", ["one field\n", "a\tb\tc\n", "\tn1\ttext\tlooks\n", "name\tn1\t\tlooks\n"])
+def test_a_broken_table_is_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.tsv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"broken\.tsv:1"):
+        Descriptions.read(path)
+    with pytest.raises(DataError, match="cannot read"):
+        Descriptions.read(tmp_path / "absent.tsv")
+
+
+def by_letters(texts: Sequence[str]) -> Tensor:
+    """Stand in for a sentence encoder: every word has a direction of its own."""
+    words = [[torch.randn(64, generator=torch_rng(0, word.strip(".,:"))) for word in text.lower().split()] for text in texts]
+    return normalize(torch.stack([torch.stack(some).mean(0) for some in words]), dim=-1)
+
+
+def test_the_teacher_reads_descriptions_and_gives_synonyms_one_vector(descriptions: Descriptions) -> None:
+    nouns = concrete_nouns(Lexicon.from_senses(senses()), ["lava lamp"], descriptions)
+    names = [(noun.name, noun.sense, bool(noun.description)) for noun in nouns]
+    assert ("crane", "n1", False) in names and ("crane", "n2", True) in names and ("lava lamp", "", True) in names
+    assert not any(sense == "n3" for _, sense, _ in names)  # nothing that a photo can show
+    genuine = [
+        Noun(f"thing {i}", description=f"blob {i % 5} of colour {i % 7}", lookalikes=(f"blob {i % 3}",)) for i in range(40)
+    ]
+    vectors = normalize(torch.randn(40, 16, generator=torch_rng(0, "genuine")) + 1, dim=-1)
+    targets, teacher = teach(nouns, genuine, vectors, by_letters, 2.0, 0.03)
+    assert targets.shape == (len(nouns), 16) and torch.allclose(targets.norm(dim=-1), torch.ones(len(nouns)), atol=1e-5)
+    place = {(noun.name, noun.sense): i for i, noun in enumerate(nouns)}
+    assert torch.equal(targets[place["crane", "n2"]], targets[place["Grus", "n2"]])
+    back, _ = teach(genuine, genuine, vectors, by_letters, 2.0, 0.03)
+    centred = normalize(vectors - vectors.mean(0), dim=-1)
+    assert cosine_similarity(back, centred).mean() > 0.9  # what it was fitted on comes back
+    assert teacher(["a word"]).shape == (1, 16)
+
+
+def test_known_words_come_back_to_the_digit(tmp_path: Path) -> None:
+    mean = torch.randn(32, generator=torch_rng(0, "mean")) / 8
+    vectors = {f"k{i}": normalize(mean + torch.randn(32, generator=torch_rng(0, "word", i)) / 8, dim=-1) for i in range(9)}
+    write_words(tmp_path / "a", vectors, mean)
+    write_words(tmp_path / "b", vectors, mean)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    words = Words(tmp_path / "a")
+    assert len(words) == 9 and words.get("absent") is None
+    for key, vector in vectors.items():
+        found = words.get(key)
+        assert found is not None and float(found @ vector) > 0.9999
+    assert len(Words(tmp_path / "absent")) == 0 and Words(tmp_path / "absent").get("k1") is None
+
+
+@pytest.fixture(scope="module")
+def lexicon() -> Lexicon:
+    return Lexicon.read(embedded_weights() / "lexicon.gz")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("elefant", "elephant"),
+        ("zebrra", "zebra"),
+        ("girafe", "giraffe"),
+        ("motorcyle", "motorcycle"),
+        ("snowbord", "snowboard"),
+        ("xqzwv", None),  # like nothing
+        ("Volvo", None),  # a proper name
+        ("hoodie", None),  # a common word, though no dictionary's
+        ("matcha", None),
+    ],
+)
+def test_spelling(lexicon: Lexicon, wrong: str, right: str | None) -> None:
+    assert respell(wrong, lexicon) == right
+
+
+def test_a_misspelled_name_is_taken_for_the_right_one(tina: Tina, tmp_path: Path) -> None:
+    right, wrong = tmp_path / "right.safetensors", tmp_path / "wrong.safetensors"
+    tina("generate", "elephants or giraffes", "-o", right)
+    said = tina("generate", "--class", "elefant", "--class", "giraffe", "-o", wrong, "--json")
+    assert 'elefant: taken for "elephant"' in said.err
+    assert said.json["classes"][0]["taken_for"] == "elephant"
+    from tina_cli.modelfile import read_model
+
+    # The noise of a class depends on its name, so that the two are close, not the same.
+    assert cosine_similarity(read_model(right).weight, read_model(wrong).weight).min() > 0.99
+
+
+def test_classes_of_a_trunk_keep_their_senses() -> None:
+    lexicon = Lexicon.from_senses(senses())
+    first = [Concept("crane (bird)", "n2", trunk_row=0)]
+    concepts, places = collect({"photos": {"crane": 12, "idea": 12}}, lexicon, first, 0.0, (), 0)
+    assert concepts[places["photos"][0]].sense == "n2"  # not the hoist, though that is the commoner sense
