@@ -18,13 +18,14 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from tina_cli.comparison import METHODS, Protocol, compare, read_splits
+from tina_cli.config import Recipe, from_dict
 from tina_cli.console import Steps
 from tina_cli.device import choose_device
 from tina_cli.files import canonical_json, pretty_json, write_atomic
 from tina_cli.generator import Generator, open_generator
-from tina_cli.run import read_data
+from tina_cli.run import data_concepts, read_data
 from tina_cli.weights import embedded_weights
-from tina_cli.zoo.concepts import collect, imagenet_concepts
+from tina_cli.zoo.concepts import imagenet_concepts
 
 CARD = Path(__file__).parents[1] / "weights" / "README.md"
 WORDINGS = json.loads((Path(__file__).parent / "wordings.json").read_text(encoding="utf-8"))
@@ -96,12 +97,10 @@ def reworded(
 
 def heldout_pictures(generator: Generator, folders: list[Path], tier: str) -> dict[str, list[Path]]:
     """Return at most `MOST` pictures of each class that was held out of the generator's own training sets, at least `LEAST`."""
-    recipe = generator.info["recipe"]
-    data = read_data(folders, recipe["features"]["max_per_class"])
-    sets = {name: {c: len(paths) for c, paths in classes.items()} for name, classes in data.items()}
-    zoo = recipe["zoo"]
-    first = imagenet_concepts() if zoo["imagenet"] else []
-    concepts, places = collect(sets, generator.lexicon, first, zoo["heldout_share"], zoo["heldout_kinds"], recipe["seed"])
+    recipe = from_dict(Recipe, generator.info["recipe"], "the generator's recipe")
+    data = read_data(folders, recipe.features.max_per_class)
+    first = imagenet_concepts() if recipe.zoo.imagenet else ()
+    concepts, places = data_concepts(data, recipe, generator.lexicon, first)
     found: dict[str, list[Path]] = {}
     for name, classes in data.items():
         for paths, place in zip(classes.values(), places[name], strict=True):

@@ -17,7 +17,7 @@ from tina_cli.denoiser import Denoiser, Guidance
 from tina_cli.diffusion import q_sample
 from tina_cli.files import digest
 from tina_cli.loop import LoopOptions, train_loop
-from tina_cli.prior import blend, picture_condition, picture_share
+from tina_cli.prior import Evidence, blend, picture_condition, picture_evidence, picture_share
 from tina_cli.ridge import KernelRidge, left_out
 from tina_cli.rng import derive, numpy_rng, torch_rng
 from tina_cli.run import Run, Zoo
@@ -105,15 +105,14 @@ class Batches:
             own = self.zoo.bank.rows_of(concept, FIT)
             shown = pictures and kinds[place] != WORDS and len(own) >= 2 * MOST_PICTURES
             count, words = int(counts[place]) if shown else 0, not shown or kinds[place] != PICTURES
-            condition = self.zoo.conditions[concept]
-            visual = None
+            told = Evidence(self.zoo.conditions[concept])
             if count:
                 some = self.zoo.bank.features[own[torch.from_numpy(rng.integers(0, len(own), count))]].float()
                 visual = (normalize(some - self.zoo.feature_mean, dim=-1)).mean(0)
                 seen = picture_condition(some, self.projection)
-                condition = normalize(condition + seen, dim=-1) if words else seen
-            anchors.append(blend(rows[place] if words else None, visual, count))
-            conditions.append(condition)
+                told = picture_evidence(seen, visual, count, told.condition if words else None)
+            anchors.append(blend(rows[place] if words else None, told.visual, count))
+            conditions.append(told.condition)
             evidence.append(torch.stack([novel[place] * words, picture_share(torch.tensor(float(count)))]))
         centred = normalize(torch.stack(conditions) - self.prior.mean, dim=-1)
         if depth is None:

@@ -102,8 +102,9 @@ class Generator:
 
     def condition_of(self, name: str, sense: Sense | None) -> Tensor:
         """Return the text condition [d] of a name in a sense."""
-        known = None if self.clip_name else self.words.get(Concept(name, sense.id if sense else None).key)
-        return self.conditions.of(sentences(name, sense, self.lexicon)) if known is None else known
+        words = Words(None) if self.clip_name else self.words
+        key = Concept(name, sense.id if sense else None).key
+        return words.get_or(key, lambda: self.conditions.of(sentences(name, sense, self.lexicon)))
 
     def knows(self, name: str) -> bool:
         """Say whether a name that is in no lexicon is nevertheless known: as a concept, held out or not, or as a word."""
@@ -113,14 +114,18 @@ class Generator:
     @cached_property
     def words(self) -> Words:
         """Return the table of words whose conditions need no text tower."""
-        return Words(self.folder / WORDS)
+        return Words(self._listed(WORDS))
+
+    def _listed(self, name: str) -> Path | None:
+        """Return the path of a file that not every generator has; None where its description, which has the hash, has none."""
+        return self.folder / name if name in self.info["files"] else None
 
     @cached_property
     def backbone(self) -> Backbone:
         """Return the image trunk; raises `GeneratorError` where it is not the one that heads are made for."""
         name = self.info["clip"].get("name")
-        if (self.folder / TRUNK).is_file():
-            return with_weights(self.spec, load_file(self.folder / TRUNK), self.device, str(self.folder / TRUNK))
+        if trunk := self._listed(TRUNK):
+            return with_weights(self.spec, load_file(trunk), self.device, str(trunk))
         found = named_backbone(name, self.device) if name else clip_backbone(self.folder / "clip", self.device)
         if found.spec.sha256 != self.spec.sha256:
             raise GeneratorError(f"the image tower of {name or self.folder} is not the one this generator was trained on")
@@ -131,8 +136,8 @@ class Generator:
 
         Raises `UsageError` for a trunk that only its folder can rebuild.
         """
-        if (self.folder / TRUNK).is_file():
-            return load_file(self.folder / TRUNK)
+        if trunk := self._listed(TRUNK):
+            return load_file(trunk)
         if self.spec.arch.startswith(LOCAL):
             raise UsageError("this generator's image tower cannot be bundled", hint="leave out --bundle")
         if self.info["clip"].get("name"):

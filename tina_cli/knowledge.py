@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,12 +25,9 @@ from tina_cli.zoo.concepts import Concept, imagenet_concepts
 from tina_cli.zoo.store import sharded
 
 
-def known_words(run: Run, clip_folder: Path | None) -> Words | None:
-    """Return the table of known words that belongs to a run's CLIP, where it has one."""
-    if clip_folder is None or run.clip is not None:
-        return None
-    found = Words((run.work if run.recipe.clip.steps else embedded_weights()) / WORDS)
-    return found if len(found) else None
+def known_words(run: Run) -> Words:
+    """Return the table of known words that belongs to a run's CLIP; an empty one for a CLIP of another origin."""
+    return Words(None if run.clip else (run.work if run.recipe.clip.steps else embedded_weights()) / WORDS)
 
 
 @dataclass(frozen=True)
@@ -67,18 +65,20 @@ def concept_conditions(
     """Return the text conditions of concepts, [N, d]; those of concepts known before are `given`."""
     first = 0 if given is None else len(given)
     texts = [sentences(c.name, lexicon.sense_of(c.name, c.sense), lexicon) for c in concepts[first:]]
-    words = known_words(run, clip_folder)
+    words = known_words(run)
 
     def make() -> dict[str, Tensor]:
         clip = load_clip(f"local-dir:{clip_folder}" if clip_folder else str(run.clip), run.device)
         rows = []
         for number, (concept, text) in enumerate(zip(concepts[first:], texts, strict=True), 1):
-            known = words.get(concept.key) if words else None
-            rows.append(text_condition(clip, text) if known is None else known)
+            rows.append(words.get_or(concept.key, partial(text_condition, clip, text)))
             if number % 100 == 0 or number == len(texts):
                 run.report(stage="conditions", event="step", step=number, of=len(texts))
         return {"conditions": torch.stack(rows)}
 
-    which = [sha256(clip_weights(clip_folder)) if clip_folder else run.clip, sha256(words.path) if words else None]
+    which = [
+        sha256(clip_weights(clip_folder)) if clip_folder else run.clip,
+        sha256(words.path) if words.path and len(words) else None,
+    ]
     made = sharded(run.work, "conditions", [texts, *which], make)["conditions"] if texts else torch.zeros(0, 0)
     return made if given is None else torch.cat([given, made]) if texts else given

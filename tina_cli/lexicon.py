@@ -128,12 +128,9 @@ class Lexicon:
                 found.setdefault(sense.id, (int(match[1]), sense))
         return [sense for _, sense in sorted(found.values(), key=lambda item: (item[0], item[1].id))]
 
+    @cached_property
     def words(self) -> frozenset[str]:
         """Return every word that occurs in a name, in lower case."""
-        return self._words
-
-    @cached_property
-    def _words(self) -> frozenset[str]:
         names = re.findall(rb"[\t|]([^\t|#\n]+)#\d", self._lower)
         return frozenset(word for name in names for word in re.split("[ -]", name.decode()))
 

@@ -22,12 +22,14 @@ from tina_cli.weights import INFO
 from tina_cli.zoo.concepts import Concept, collect
 from tina_cli.zoo.store import FeatureBank, extract
 
+Data = dict[str, dict[str, list[Path]]]  # set -> class -> pictures
+
 
 @dataclass(frozen=True)
 class Run:
     """One training: where from, where to, how."""
 
-    data: dict[str, dict[str, list[Path]]]  # set -> class -> pictures
+    data: Data
     out: Path
     work: Path
     recipe: Recipe
@@ -60,9 +62,9 @@ class Zoo:
     models: list[Tensor]
 
 
-def read_data(folders: Sequence[Path], most: int) -> dict[str, dict[str, list[Path]]]:
+def read_data(folders: Sequence[Path], most: int) -> Data:
     """Read picture sets, one folder of classes each, at most `most` pictures a class; raises `DataError`."""
-    sets: dict[str, dict[str, list[Path]]] = {}
+    sets: Data = {}
     for folder in folders:
         if folder.name in sets:
             raise DataError(f"two data folders are called {folder.name}", hint="rename one")
@@ -115,8 +117,10 @@ def features_stage(run: Run, backbone: Backbone) -> dict[str, tuple[Tensor, Tens
     return extract(run.data, backbone.at(options.precision), run.work / "features", options.shard, options.batch, tick)
 
 
-def run_concepts(run: Run, lexicon: Lexicon, before: Sequence[Concept] = ()) -> tuple[list[Concept], dict[str, list[int]]]:
-    """Return the concepts known before and those of a run's own pictures, and where each set's classes are among them."""
-    sets = {name: {c: len(paths) for c, paths in classes.items()} for name, classes in run.data.items()}
-    options = run.recipe.zoo
-    return collect(sets, lexicon, before, options.heldout_share, options.heldout_kinds, run.recipe.seed)
+def data_concepts(
+    data: Data, recipe: Recipe, lexicon: Lexicon, before: Sequence[Concept] = ()
+) -> tuple[list[Concept], dict[str, list[int]]]:
+    """Return the concepts known before and those of picture sets, and where each set's classes are among them."""
+    sets = {name: {c: len(paths) for c, paths in classes.items()} for name, classes in data.items()}
+    options = recipe.zoo
+    return collect(sets, lexicon, before, options.heldout_share, options.heldout_kinds, recipe.seed)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import compress
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from tina_cli.descriptions import Descriptions
 from tina_cli.errors import DataError, UsageError
 from tina_cli.files import digest, write_atomic
 from tina_cli.lexicon import Lexicon, normalise
-from tina_cli.run import Run, features_stage, run_concepts
+from tina_cli.run import Run, data_concepts, features_stage
 from tina_cli.student import learn_points, new_clip, start_embedding, train_text_tower, write_clip
 from tina_cli.teacher import Noun, SentenceEncoder, concrete_nouns, genuine_nouns, teach
 from tina_cli.wordnet import read_wordnet
@@ -43,13 +43,12 @@ def make_small_clip(run: Run) -> Path:
     write_atomic(run.work / "lexicon.gz", lexicon.dump())
     lexicon.index()
     descriptions = Descriptions.read(run.descriptions)
-    concepts, places = run_concepts(run, lexicon, imagenet_concepts() if run.recipe.zoo.imagenet else ())
-    kinds = run.recipe.zoo.heldout_kinds
-    nouns = concrete_nouns(lexicon, sorted({c.name for c in concepts}), descriptions)
-    nouns = list(compress(nouns, not_held_out(nouns, concepts, kinds, lexicon)))
+    concepts, places = data_concepts(run.data, run.recipe, lexicon, imagenet_concepts() if run.recipe.zoo.imagenet else ())
+    may_learn = learnable(concepts, run.recipe.zoo.heldout_kinds, lexicon)
+    nouns = list(filter(may_learn, concrete_nouns(lexicon, sorted({c.name for c in concepts}), descriptions)))
     genuine, vectors = genuine_nouns(run.vectors, lexicon, descriptions)
-    usable = not_held_out(genuine, concepts, kinds, lexicon)
-    genuine, vectors = list(compress(genuine, usable)), vectors[torch.tensor(usable)]
+    vectors = vectors[torch.tensor(list(map(may_learn, genuine)))]
+    genuine = list(filter(may_learn, genuine))
 
     encoder = SentenceEncoder(run.encoder)
 
@@ -85,20 +84,20 @@ def make_small_clip(run: Run) -> Path:
     return folder
 
 
-def not_held_out(nouns: Sequence[Noun], concepts: Sequence[Concept], kinds: Sequence[str], lexicon: Lexicon) -> list[bool]:
-    """Say which nouns are neither called like a held-out class nor of a held-out kind, in any of their senses."""
+def learnable(concepts: Sequence[Concept], kinds: Sequence[str], lexicon: Lexicon) -> Callable[[Noun], bool]:
+    """Return a test for nouns: neither called like a held-out class nor of a held-out kind, in any of their senses."""
     heldout = [concept for concept in concepts if concept.heldout]
     far = kinds_of(kinds, lexicon)
     of_far = {normalise(lemma) for sense in lexicon if far & lexicon.ancestors(sense.id) for lemma in sense.lemmas}
     names = {normalise(concept.name) for concept in heldout} | of_far
     names |= {normalise(lemma) for c in heldout if c.sense and (found := lexicon.get(c.sense)) for lemma in found.lemmas}
 
-    def taught(noun: Noun) -> bool:
+    def test(noun: Noun) -> bool:
         called = {normalise(noun.name), normalise(noun.head)}
         last = {name.rpartition(" ")[2] for name in called}
         return not (called & names or last & of_far or (noun.sense and far & lexicon.ancestors(noun.sense)))
 
-    return [taught(noun) for noun in nouns]
+    return test
 
 
 def projection_of(
@@ -111,7 +110,6 @@ def projection_of(
     conditions = {}
     for number, concept in enumerate(concepts):
         if not concept.heldout and (bank.concept == number).any():
-            known = words.get(concept.key)
             texts = sentences(concept.name, lexicon.sense_of(concept.name, concept.sense), lexicon)
-            conditions[number] = text_condition(clip, texts) if known is None else known
+            conditions[number] = words.get_or(concept.key, partial(text_condition, clip, texts))
     return fit_projection(bank, conditions, run.recipe.clip.projection_noise)

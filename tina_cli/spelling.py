@@ -24,7 +24,7 @@ def respell(name: str, lexicon: Lexicon) -> str | None:
     names, and words that CLIP's vocabulary has in one piece are common enough to be right: both stay as they are.
     For names without a sense.
     """
-    known = lexicon.words()
+    known = lexicon.words
     words = re.split(r"([\s-]+)", name.strip())
     options = [likest(word, known) if mistaken(word, known) else [word] for word in words]
     if not all(options):
@@ -42,6 +42,7 @@ def mistaken(word: str, known: frozenset[str]) -> bool:
     return word.isalpha() and word.islower() and word not in known and word not in clip_words()
 
 
+@lru_cache(maxsize=256)  # a request is understood more than once, and a class is asked for in many tasks
 def likest(word: str, known: frozenset[str]) -> Sequence[str]:
     """Return the known words most like a word, the likest first."""
     if len(word) < SHORTEST:

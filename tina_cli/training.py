@@ -1,7 +1,7 @@
 """TRAINING: folders of pictures -> a generator directory, stage by stage, each resumable.
 
     clip       words and the image trunk -> the small CLIP (only by recipes that ask for it; others take the embedded one)
-    features   pictures -> features, computed once
+    features   pictures -> features, computed once; before that, where it is asked for, an image trunk trained on them
     zoo        generic rows of all concepts, held-out classes, tasks and their fine-tuned heads
     diffusion  the denoiser, the calibration, and the generator directory itself
 
@@ -28,7 +28,7 @@ from tina_cli.generator import Own, write_generator
 from tina_cli.knowledge import concept_conditions, known_before, known_words
 from tina_cli.lexicon import Lexicon
 from tina_cli.ridge import KernelRidge, fit_kernel_ridge
-from tina_cli.run import Run, Zoo, features_stage, prepare, run_concepts
+from tina_cli.run import Run, Zoo, data_concepts, features_stage, prepare
 from tina_cli.weights import embedded_weights
 from tina_cli.zoo.concepts import known_senses
 from tina_cli.zoo.finetune import finetune_heads, fit_generic, fit_projection, task_features
@@ -83,7 +83,7 @@ def open_backbone(run: Run, clip_folder: Path | None, lexicon: Lexicon) -> Backb
     if run.backbone == "resnet20":
         from tina_cli.trunk import make_trunk
 
-        return make_trunk(run, *run_concepts(run, lexicon))
+        return make_trunk(run, *data_concepts(run.data, run.recipe, lexicon))
     return clip_backbone(clip_folder, run.device) if clip_folder else named_backbone(str(run.clip), run.device)
 
 
@@ -93,7 +93,7 @@ def zoo_stage(
     """Fix the splits, fit the generic rows, draw the tasks and fine-tune their heads."""
     options, seed = run.recipe.zoo, run.recipe.seed
     before = known_before(run, backbone.spec)
-    concepts, places = run_concepts(run, lexicon, before.concepts)
+    concepts, places = data_concepts(run.data, run.recipe, lexicon, before.concepts)
     bank = feature_bank(parts, places, run.recipe.features.test_share, run.recipe.features.tune_share, seed)
     heldout = torch.tensor([bool(c.heldout) for c in concepts])
     fitted = (bank.part == FIT) & ~heldout[bank.concept]
@@ -191,7 +191,7 @@ def diffusion_stage(run: Run, zoo: Zoo, backbone: Backbone, lexicon: Lexicon, cl
     """Train the denoiser, calibrate, and write the generator directory."""
     from tina_cli.denoising import calibrate, sampling_of, train_denoiser
 
-    prior, words = fit_prior(run, zoo, zoo.rows), known_words(run, clip_folder)
+    prior, words = fit_prior(run, zoo, zoo.rows), known_words(run)
     projection, spec = clip_projection(clip_folder) if clip_folder else None, backbone.spec
     if backbone.own is not None:
         known = {number: zoo.conditions[number] for number in zoo.alive.nonzero()[:, 0].tolist()}
@@ -229,6 +229,6 @@ def diffusion_stage(run: Run, zoo: Zoo, backbone: Backbone, lexicon: Lexicon, cl
         calibration,
         lexicon,
         clip_folder,
-        words.path if words else None,
+        words.path if len(words) else None,
         Own(backbone.own, projection) if backbone.own is not None and projection is not None else None,
     )

@@ -21,7 +21,7 @@ from tina_cli.resnet import ResNet20
 from tina_cli.rng import derive, torch_rng
 from tina_cli.run import Run
 from tina_cli.zoo.concepts import Concept
-from tina_cli.zoo.store import TEST, feature_bank, sharded
+from tina_cli.zoo.store import TEST, feature_bank, listing, named, sharded
 
 ARCH = "tina:resnet20"
 SHIFT = 4  # pixels that a training picture is moved by, at most
@@ -62,10 +62,8 @@ def learning_pictures(
     """Return pictures [n, 3, s, s] in half precision, and their classes [n] in numbers without gaps."""
     found, parts = [], {}
     for name, classes in run.data.items():
-        listed = [(path, number) for number, each in enumerate(classes.values()) for path in each]
-        parts[name] = (torch.zeros(len(listed), 0), torch.tensor([number for _, number in listed]))
-
-        paths = [path for path, _ in listed]
+        paths, labels = listing(classes)
+        parts[name] = (torch.zeros(len(paths), 0), torch.tensor(labels))
 
         def make(paths: Sequence[Path] = paths, name: str = name) -> dict[str, Tensor]:
             out: list[Tensor] = []
@@ -74,8 +72,7 @@ def learning_pictures(
                 run.report(stage="pictures", event="step", step=sum(map(len, out)), of=len(paths), set=name)
             return {"pictures": torch.cat(out)}
 
-        key = [how.size, [[p.parent.name, p.name, p.stat().st_size] for p, _ in listed]]
-        found.append(sharded(run.work / "pictures", name, key, make)["pictures"])
+        found.append(sharded(run.work / "pictures", name, [how.size, named(paths)], make)["pictures"])
     options = run.recipe.features
     bank = feature_bank(parts, places, options.test_share, options.tune_share, run.recipe.seed)
     heldout = torch.tensor([bool(concept.heldout) for concept in concepts])

@@ -6,7 +6,7 @@ beside it, rounded. They are found without loading a CLIP.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -24,12 +24,12 @@ FILE = "words.safetensors"
 class Words:
     """A table of unit conditions [d] by concept key, in steps of a 127th of each vector's largest distance from the mean."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | None) -> None:
+        self.path = path  # where there is none, the table is empty
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        if not self.path.is_file():
+        if self.path is None or not self.path.is_file():
             return {"keys": torch.zeros(0, dtype=torch.uint8)}
         with safe_open(self.path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -49,6 +49,11 @@ class Words:
             return None
         t = self._tensors
         return normalize(t["mean"] + t["steps"][place].float() * t["scales"][place], dim=-1)
+
+    def get_or(self, key: str, read: Callable[[], Tensor]) -> Tensor:
+        """Return the condition [d] of a concept's key, or else what `read` makes of it."""
+        known = self.get(key)
+        return read() if known is None else known
 
 
 def write_words(path: Path, vectors: Mapping[str, Tensor], mean: Tensor) -> None:

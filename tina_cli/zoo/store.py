@@ -28,6 +28,17 @@ def sharded(folder: Path, name: str, key: object, make: Callable[[], dict[str, T
     return load_file(path)
 
 
+def listing(classes: Mapping[str, Sequence[Path]]) -> tuple[list[Path], list[int]]:
+    """Return a set's pictures in order, and the number of the class of each."""
+    listed = [(path, label) for label, paths in enumerate(classes.values()) for path in paths]
+    return [path for path, _ in listed], [label for _, label in listed]
+
+
+def named(paths: Sequence[Path]) -> list[list[object]]:
+    """Return what a shard made of pictures is named by: their folders, names and sizes."""
+    return [[path.parent.name, path.name, path.stat().st_size] for path in paths]
+
+
 def extract(
     sets: Mapping[str, Mapping[str, Sequence[Path]]],
     backbone: Backbone,
@@ -42,19 +53,16 @@ def extract(
     """
     out = {}
     for name, classes in sets.items():
-        listed = [(path, label) for label, paths in enumerate(classes.values()) for path in paths]
-        features, labels = [], []
-        for start in range(0, len(listed), shard):
-            part = listed[start : start + shard]
-            key = [backbone.spec.sha256, str(backbone.dtype), [[p.parent.name, p.name, p.stat().st_size] for p, _ in part]]
-            paths = [path for path, _ in part]
+        paths, labels = listing(classes)
+        features = []
+        for start in range(0, len(paths), shard):
+            part = paths[start : start + shard]
 
-            def make(paths: list[Path] = paths) -> dict[str, Tensor]:
-                return {"features": backbone.read(paths, batch).half()}
+            def make(part: list[Path] = part) -> dict[str, Tensor]:
+                return {"features": backbone.read(part, batch).half()}
 
-            made = sharded(folder, name, key, make)
+            made = sharded(folder, name, [backbone.spec.sha256, str(backbone.dtype), named(part)], make)
             features.append(made["features"])
-            labels += [label for _, label in part]
             tick(len(part))
         out[name] = (torch.cat(features), torch.tensor(labels))
     return out
