@@ -115,6 +115,30 @@ def test_batch(tina: Tina, pets: Path, tmp_path: Path) -> None:
     assert (folder / "pair.safetensors").read_bytes() == dump_model(generate(classes=["cat", "dog"], seed=3))
 
 
+def test_a_batch_goes_on_where_it_stopped(tina: Tina, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tina_cli.batch.WINDOW", 2)
+    lines = [json.dumps({"classes": ["cat", "dog", *"abcdefg"[:n]], "seed": n}) for n in (0, 1, 0, 7, 1)]
+    lines += [json.dumps({"classes": ["cat", "dog"], "name": "000001"})]
+    file, whole, cut = tmp_path / "prompts.jsonl", tmp_path / "whole", tmp_path / "cut"
+    file.write_text("\n".join(lines))
+    assert [row.get("error") for row in tina("generate", "--batch", file, "-o", whole).lines] == [
+        *[None] * 5,
+        "line 1 writes '000001' too",
+    ]
+    models = {path.name: path.read_bytes() for path in whole.iterdir()}
+    assert len(models) == 5
+
+    cut.mkdir()
+    (cut / "000002.safetensors").write_bytes(models["000002.safetensors"])
+    (cut / "000003.safetensors").write_bytes(models["000002.safetensors"])  # another request's
+    again = tina("generate", "--batch", file, "-o", cut, "--resume")
+    assert [row.get("kept", False) for row in again.lines] == [False, True, False, False, False, False]
+    assert "exists" in again.lines[2]["error"] and again.code == 1
+    assert tina("generate", "--batch", file, "-o", cut, "--resume", "--force").lines[0]["kept"]
+    assert {path.name: path.read_bytes() for path in cut.iterdir()} == models
+    assert tina("generate", PROMPT, "--resume", "-o", tmp_path / "x.safetensors").code == 2
+
+
 def test_a_bundle_needs_nothing_else(tina: Tina, pets: Path, tmp_path: Path) -> None:
     out, picture = tmp_path / "whole.safetensors", tmp_path / "a.png"
     draw(picture, "red", 1)

@@ -21,7 +21,9 @@ from tina_cli.loop import LoopOptions, train_loop
 from tina_cli.ridge import fit_kernel_ridge, gram, left_out
 from tina_cli.rng import torch_rng
 from tina_cli.sampler import SAMPLERS, sample_ddim, sample_dpmpp_2m
-from tina_cli.sampling import Sampling, sample_rows_for
+from tina_cli.sampling import Draw, Sampling, sample_rows
+
+CPU = torch.device("cpu")
 
 
 def noise(*shape: int, seed: object = 0) -> Tensor:
@@ -109,19 +111,19 @@ def test_the_second_order_needs_fewer_steps() -> None:
     assert errors[sample_dpmpp_2m] < 0.8 * errors[sample_ddim]
 
 
-def network() -> Denoiser:
+def network(row_dim: int = 24, condition_dim: int = 12, width: int = 32) -> Denoiser:
     torch.manual_seed(0)
-    out = Denoiser(24, 12, width=32, layers=2, heads=2).eval()
+    out = Denoiser(row_dim, condition_dim, width=width, layers=2, heads=2).eval()
     torch.nn.init.normal_(out.gates.weight, std=0.5)
     for block in out.blocks:
         torch.nn.init.normal_(block.modulation, std=0.5)
     return out
 
 
-def guidance(classes: int) -> Guidance:
-    return Guidance(
-        normalize(noise(1, classes, 12), dim=-1), noise(1, classes, 2, seed=1).abs(), encode_rows(noise(1, classes, 24, seed=2))
-    )
+def guidance(classes: int, row_dim: int = 24, condition_dim: int = 12, seed: int = 0) -> Guidance:
+    condition, evidence = noise(1, classes, condition_dim, seed=(seed, 0)), noise(1, classes, 2, seed=(seed, 1))
+    rows = noise(1, classes, row_dim, seed=(seed, 2))
+    return Guidance(normalize(condition, dim=-1), evidence.abs(), encode_rows(rows))
 
 
 @settings(max_examples=25, deadline=None)
@@ -153,15 +155,23 @@ def test_another_order_gives_the_same_rows_bit_for_bit(sampler: str) -> None:
     net, told, names = network(), guidance(5), ["d", "a", "e", "b", "c"]
     order, how = [3, 1, 4, 0, 2], Sampling(sampler, steps=3)
     moved = Guidance(told.condition[:, order], told.evidence[:, order], told.anchor[:, order])
-    rows = sample_rows_for(net, told, names, 7, how, torch.device("cpu"))
-    again = sample_rows_for(net, moved, [names[i] for i in order], 7, how, torch.device("cpu"))
+    [rows] = sample_rows(net, [Draw(told, names, 7)], how, CPU)
+    [again] = sample_rows(net, [Draw(moved, [names[i] for i in order], 7)], how, CPU)
     assert torch.equal(rows[order], again)
-    assert not torch.equal(rows, sample_rows_for(net, told, names, 8, how, torch.device("cpu")))
+    assert not torch.equal(rows, sample_rows(net, [Draw(told, names, 8)], how, CPU)[0])
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 16, 21])
+def test_company_in_a_batch_changes_no_bit(classes: int) -> None:
+    net, how, names = network(1280, 512, 192), Sampling(steps=3), [f"c{i}" for i in range(classes)]
+    draws = [Draw(guidance(classes, 1280, 512, seed), names, seed) for seed in range(9)]
+    alone = [sample_rows(net, [draw], how, CPU)[0] for draw in draws]
+    assert all(map(torch.equal, sample_rows(net, draws, how, CPU), alone))
 
 
 def test_strength_goes_from_the_anchors_to_the_denoiser() -> None:
     net, told, names = network(), guidance(3), ["a", "b", "c"]
-    found = [sample_rows_for(net, told, names, 0, Sampling(steps=1, strength=s), torch.device("cpu")) for s in (0, 0.5, 1)]
+    found = [sample_rows(net, [Draw(told, names, 0)], Sampling(steps=1, strength=s), CPU)[0] for s in (0, 0.5, 1)]
     assert torch.allclose(encode_rows(found[0]), told.anchor[0])
     assert torch.allclose(found[1], (found[0] + found[2]) / 2, atol=1e-5) and not torch.allclose(found[0], found[2])
 

@@ -16,7 +16,7 @@ from tina_cli.errors import DataError
 from tina_cli.lexicon import Lexicon, Sense
 from tina_cli.rng import torch_rng
 from tina_cli.spelling import respell
-from tina_cli.teacher import Noun, concrete_nouns, teach
+from tina_cli.teacher import Noun, concrete_nouns, means_of_kinds, moved, teach
 from tina_cli.weights import embedded_weights
 from tina_cli.words import Words, write_words
 from tina_cli.zoo.concepts import Concept, collect
@@ -78,14 +78,35 @@ def test_the_teacher_reads_descriptions_and_gives_synonyms_one_vector(descriptio
         Noun(f"thing {i}", description=f"blob {i % 5} of colour {i % 7}", lookalikes=(f"blob {i % 3}",)) for i in range(40)
     ]
     vectors = normalize(torch.randn(40, 16, generator=torch_rng(0, "genuine")) + 1, dim=-1)
-    targets, teacher = teach(nouns, genuine, vectors, by_letters, 2.0, 0.03)
+    lexicon = Lexicon.from_senses(senses())
+    targets, teacher = teach(nouns, genuine, vectors, by_letters, 2.0, 0.03, lexicon)
     assert targets.shape == (len(nouns), 16) and torch.allclose(targets.norm(dim=-1), torch.ones(len(nouns)), atol=1e-5)
     place = {(noun.name, noun.sense): i for i, noun in enumerate(nouns)}
     assert torch.equal(targets[place["crane", "n2"]], targets[place["Grus", "n2"]])
-    back, _ = teach(genuine, genuine, vectors, by_letters, 2.0, 0.03)
+    back, _ = teach(genuine, genuine, vectors, by_letters, 2.0, 0.03, lexicon)
     centred = normalize(vectors - vectors.mean(0), dim=-1)
     assert cosine_similarity(back, centred).mean() > 0.9  # what it was fitted on comes back
     assert teacher(["a word"]).shape == (1, 16)
+
+
+def test_a_noun_of_many_kinds_is_amid_them() -> None:
+    def sense(name: str, *above: str) -> Sense:
+        return Sense(name, (name,), (1,), "", above)
+
+    lexicon = Lexicon.from_senses(
+        [sense("dog"), sense("cat"), sense("toy", "dog"), sense("hound", "dog"), sense("tabby", "cat")]
+        + [sense(name, "hound") for name in ("beagle", "borzoi", "whippet")]
+    )
+    names = ("dog", "cat", "toy", "tabby", "beagle", "borzoi", "whippet")
+    vectors = {name: normalize(torch.randn(8, generator=torch_rng(0, name)), dim=-1) for name in names}
+    kinds = means_of_kinds(vectors, lexicon)
+    assert set(kinds) == {"dog", "hound"}  # one kind alone says little
+    hounds = normalize(vectors["beagle"] + vectors["borzoi"] + vectors["whippet"], dim=-1)
+    assert torch.allclose(kinds["hound"], hounds, atol=1e-6)
+    assert torch.allclose(kinds["dog"], normalize(vectors["toy"] + hounds, dim=-1), atol=1e-6)  # three hounds, one voice
+    nouns = [Noun("dog", sense="dog"), Noun("cat", sense="cat")]
+    found = moved(nouns, torch.stack([vectors["dog"], vectors["cat"]]), [0, 1], kinds)
+    assert found[0] @ kinds["dog"] > 0.8 and torch.equal(found[1], vectors["cat"])
 
 
 def test_known_words_come_back_to_the_digit(tmp_path: Path) -> None:

@@ -3,45 +3,155 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tina_cli.errors import OutputError, TinaError, UsageError
-from tina_cli.files import check_writable, write_atomic
-from tina_cli.generation import Request, generate_model, make_request
-from tina_cli.generator import Generator
-from tina_cli.modelfile import dump_model
+from torch import Tensor
 
+from tina_cli.errors import ModelFileError, OutputError, TinaError, UsageError
+from tina_cli.files import check_writable, write_atomic
+from tina_cli.generation import Plan, Request, finish_model, make_plan, make_request
+from tina_cli.generator import Generator
+from tina_cli.modelfile import dump_model, read_info
+from tina_cli.sampling import Draw, sample_rows
+
+WINDOW = 256  # lines
+CLASSES = 2048  # that the denoiser sees at once
+WRITERS = 2
 KEYS = ("prompt", "classes", "images", "describe", "seed", "name")
 
 
-def generate_batch(
-    generator: Generator, lines: Sequence[str], folder: Path, sampling: Mapping[str, Any], force: bool
-) -> Iterator[dict[str, Any]]:
-    """Write a model for every line of JSON; yield what was written, or the error, with the line's number.
+@dataclass
+class Job:
+    """One line of a batch: where its model goes, how it is to be made, and what is said of it in the end."""
+
+    number: int
+    path: Path = Path()
+    plan: Plan | None = None  # None where there is nothing to make
+    said: dict[str, Any] = field(default_factory=dict)
+
+    def fail(self, error: TinaError) -> None:
+        """Say what was wrong with the line."""
+        self.plan, self.said = None, {"error": error.message, "hint": error.hint}
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the models of a batch go, what becomes of those that are there, and how all are sampled."""
+
+    folder: Path
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    force: bool = False  # overwrite them
+    resume: bool = False  # keep them, where they are what a line asks for
+    taken: dict[str, int] = field(default_factory=dict)  # names of files, and the lines that write them
+
+
+def generate_batch(generator: Generator, lines: Iterable[str], output: Output) -> Iterator[dict[str, Any]]:
+    """Write a model for every line of JSON; yield what was written, or the error, with the line's number, in order.
 
     A line is an object with `prompt` or `classes`, and perhaps `images` and `describe` (name -> list), `seed`, and `name`,
-    the file's name without its suffix; by default the line's number in six digits. Raises `OutputError`.
+    the file's name without its suffix; by default the line's number in six digits. Models with the same number of classes are
+    sampled together, a window of lines at a time, while those of the window before are written; each has the bytes that it
+    would have alone. Raises `OutputError`.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        output.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}", hint="choose another place with -o") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+        raise OutputError(
+            f"cannot make the folder {output.folder}: {error.strerror}", hint="choose another place with -o"
+        ) from error
+    numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    with ThreadPoolExecutor(WRITERS) as pool:
+        written: list[Future[Job]] = []
+        while window := list(islice(numbered, WINDOW)):
+            jobs = [plan_job(generator, number, line, output) for number, line in window]
+            made = sample_jobs(generator, jobs)
+            writing = [pool.submit(write_job, generator, job, rows) for job, rows in zip(jobs, made, strict=True)]
+            yield from told(written)
+            written = writing
+        yield from told(written)
+
+
+def told(written: Sequence[Future[Job]]) -> Iterator[dict[str, Any]]:
+    """Yield what is said of each job when it is done."""
+    for future in written:
+        job = future.result()
+        yield {"line": job.number, **job.said}
+
+
+def plan_job(generator: Generator, number: int, line: str, output: Output) -> Job:
+    """Return what is to be done for a line."""
+    job = Job(number)
+    try:
+        name, request = read_request(generator, line, output.sampling, f"{number:06d}")
+        if (first := output.taken.setdefault(name, number)) != number:
+            raise UsageError(f"line {first} writes {name!r} too", hint="every model needs a name of its own")
+        job.path = output.folder / f"{name}.safetensors"
+        if output.resume and (info := finished(generator, job.path, request)):
+            job.said = summary(job.path, info) | {"kept": True}
+            return job
+        check_writable(job.path, output.force)
+        job.plan = make_plan(generator, request)
+    except TinaError as error:
+        job.fail(error)
+    return job
+
+
+def finished(generator: Generator, path: Path, request: Request) -> dict[str, Any] | None:
+    """Return the description of a model that is there already; None where there is none, or that of another request."""
+    if not path.exists():
+        return None
+    try:
+        info = read_info(path)
+    except ModelFileError:
+        return None
+    same = [entry["name"] for entry in info["classes"]] == list(request.classes) and info["generator"] == generator.identity
+    return info if same and request.seed <= info["seed"] < request.seed + request.samples else None
+
+
+def sample_jobs(generator: Generator, jobs: Sequence[Job]) -> list[list[Tensor]]:
+    """Return the rows [K, D] of every draw of every job, those with the same number of classes sampled together."""
+    out: list[list[Tensor]] = [[] for _ in jobs]
+    alike: dict[Any, list[tuple[int, Draw]]] = {}
+    for i, job in enumerate(jobs):
+        if (plan := job.plan) is not None:
+            for draw in plan.draws:
+                alike.setdefault((len(draw.names), plan.how), []).append((i, draw))
+    for (classes, how), drawn in alike.items():
+        most = max(1, CLASSES // classes)
+        for start in range(0, len(drawn), most):
+            part = drawn[start : start + most]
+            rows = sample_rows(generator.denoiser, [draw for _, draw in part], how, generator.device)
+            for (i, _), found in zip(part, rows, strict=True):
+                out[i].append(found)
+    return out
+
+
+def write_job(generator: Generator, job: Job, rows: Sequence[Tensor]) -> Job:
+    """Write a job's model, and say so."""
+    if job.plan is not None:
         try:
-            name, request = read_request(generator, line, sampling, f"{number:06d}")
-            path = folder / f"{name}.safetensors"
-            check_writable(path, force)
-            model = generate_model(generator, request)
-            write_atomic(path, dump_model(model))
-            yield {"line": number, "output": str(path), "classes": model.classes} | {
-                key: model.info[key] for key in ("seed", "expected_accuracy")
-            }
+            model = finish_model(generator, job.plan, rows)
+            write_atomic(job.path, dump_model(model))
+            job.said = summary(job.path, model.info)
         except TinaError as error:
-            yield {"line": number, "error": error.message, "hint": error.hint}
+            job.fail(error)
+        job.plan = None
+    return job
+
+
+def summary(path: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of a model that was written."""
+    return {
+        "output": str(path),
+        "classes": [entry["name"] for entry in info["classes"]],
+        "seed": info["seed"],
+        "expected_accuracy": info["expected_accuracy"],
+    }
 
 
 def read_request(generator: Generator, line: str, sampling: Mapping[str, Any], default: str) -> tuple[str, Request]:

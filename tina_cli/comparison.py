@@ -27,7 +27,7 @@ from tina_cli.generator import Generator
 from tina_cli.images import read_classes
 from tina_cli.prior import guide, picture_condition, picture_evidence
 from tina_cli.rng import numpy_rng
-from tina_cli.sampling import sample_rows_for
+from tina_cli.sampling import Draw, sample_rows
 from tina_cli.zoo.concepts import Concept
 from tina_cli.zoo.store import extract
 
@@ -180,8 +180,9 @@ def run_task(generator: Generator, pool: Pool, task: list[int], protocol: Protoc
         ]
     else:
         evidence = told
-    guidance = guide(generator.prior, generator.spread, evidence)
-    rows = sample_rows_for(generator.denoiser, guidance, asked, protocol.seed, generator.sampling, generator.device)
+    guidance = guide(generator.text_anchors, evidence)
+    draw = Draw(guidance, asked, protocol.seed)
+    [rows] = sample_rows(generator.denoiser, [draw], generator.sampling, generator.device)
 
     def accuracy(scores: Tensor) -> float:
         return float((scores.argmax(-1) == y).float().mean())

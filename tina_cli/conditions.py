@@ -22,6 +22,7 @@ from tina_cli.errors import OutputError
 from tina_cli.files import canonical_json, write_atomic
 
 DIGEST_SIZE = hashlib.sha256().digest_size
+REMEMBERED = 8192  # conditions in memory: 16 MB
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Conditions:
                 found = text_condition(self.clip(), key)
                 if path is not None:
                     write_entry(path, found)
+            if len(self._memo) >= REMEMBERED:
+                del self._memo[next(iter(self._memo))]
             self._memo[key] = found
         return self._memo[key]
 

@@ -74,7 +74,7 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.gates.bias)
 
     def forward(self, x_t: Tensor, t: Tensor, guidance: Guidance, mask: Tensor) -> Tensor:
-        """Return x_0 [B, K, D] for x_t [B, K, D], t [B] in [0, 1] and a mask [B, K], True where there is a class."""
+        """Return x_0 [B, K, D] for x_t [B, K, D], t [B] or [1] in [0, 1] and a mask [B, K], True where there is a class."""
         anchor = guidance.anchor
         told = torch.cat([guidance.condition * guidance.condition.shape[-1] ** 0.5, guidance.evidence], dim=-1)
         x = self.from_row(x_t) + self.from_anchor(anchor) + self.from_condition(told)  # (B, K, W)
@@ -82,15 +82,16 @@ class Denoiser(nn.Module):
         for block in self.blocks:
             x = block(x, time, mask)
         x = self.norm(x)
-        q, k = self.query_key(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, K, W/H) each
+        # Contiguous: where a task lies in a batch must not choose the path through the BLAS, which changes the last bits.
+        q, k = self.query_key(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()  # (B, H, K, W/H) each
         unit = normalize(anchor, dim=-1)
         logits = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5  # (B, H, K, K)
         logits = logits + self.likeness[:, None, None] * (unit @ unit.transpose(1, 2))[:, None]
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
         weights = logits.masked_fill(itself | ~mask[:, None, None, :], -1e4).softmax(-1)  # the other classes only
         scale, *gates = torch.tanh(self.gates(x)).unbind(-1)  # (B, K) each
-        mixed = torch.stack(gates, 1)[..., None] * (weights @ anchor[:, None])  # (B, H, K, D)
-        return anchor * (1 + scale[..., None]) + mixed.sum(1)
+        mixing = (torch.stack(gates, 1)[..., None] * weights).sum(1)  # (B, K, K)
+        return anchor * (1 + scale[..., None]) + mixing @ anchor
 
 
 def time_features(t: Tensor, width: int = 64) -> Tensor:

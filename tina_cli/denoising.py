@@ -21,7 +21,7 @@ from tina_cli.prior import Evidence, blend, picture_condition, picture_evidence,
 from tina_cli.ridge import KernelRidge, left_out
 from tina_cli.rng import derive, numpy_rng, torch_rng
 from tina_cli.run import Run, Zoo
-from tina_cli.sampling import Sampling, sample_rows_for
+from tina_cli.sampling import Draw, Sampling, sample_rows
 from tina_cli.zoo.finetune import task_features
 from tina_cli.zoo.store import FIT, TUNE
 
@@ -113,7 +113,7 @@ class Batches:
                 told = picture_evidence(seen, visual, count, told.condition if words else None)
             anchors.append(blend(rows[place] if words else None, told.visual, count))
             conditions.append(told.condition)
-            evidence.append(torch.stack([novel[place] * words, picture_share(torch.tensor(float(count)))]))
+            evidence.append(torch.tensor([float(novel[place]) * words, picture_share(count)]))
         centred = normalize(torch.stack(conditions) - self.prior.mean, dim=-1)
         if depth is None:
             noise = torch.from_numpy(rng.standard_normal(tuple(centred.shape))).float()
@@ -198,7 +198,7 @@ def calibrate(run: Run, zoo: Zoo, prior: KernelRidge, network: Denoiser) -> Cali
         task = tasks[number % len(tasks)]
         guidance = batches.guidance(task, "calibration", number, depth=number % 3, pictures=False)
         names = [zoo.concepts[i].name for i in task]
-        rows = sample_rows_for(network, guidance, names, run.recipe.seed, sampling_of(options), run.device)
+        [rows] = sample_rows(network, [Draw(guidance, names, run.recipe.seed)], sampling_of(options), run.device)
         features = task_features(zoo.bank, zoo.feature_mean, [task], 8, TUNE, "calibration", number, unit=False)[0]
         signs.append(task_signs(rows, guidance))
         scores.append(features.flatten(0, 1) @ rows.T)

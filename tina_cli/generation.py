@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 
 from tina_cli.calibration import expected_accuracy, task_signs
 from tina_cli.codec import head_parameters
+from tina_cli.denoiser import Guidance
 from tina_cli.device import choose_device
 from tina_cli.errors import UsageError
 from tina_cli.generator import Generator, open_generator
@@ -30,7 +31,7 @@ from tina_cli.modelfile import FORMAT, Model
 from tina_cli.prior import Evidence, guide, picture_condition, picture_evidence
 from tina_cli.prompt import check_classes, parse_prompt
 from tina_cli.sampler import SAMPLERS
-from tina_cli.sampling import Sampling, sample_rows_for
+from tina_cli.sampling import Draw, Sampling, sample_rows
 from tina_cli.spelling import respell
 from tina_cli.weights import find_generator
 
@@ -114,35 +115,58 @@ def understand(generator: Generator, request: Request) -> list[Meaning]:
     ]
 
 
-def generate_model(generator: Generator, request: Request) -> Model:
-    """Generate the model of a request; raises `UsageError`, `PromptError` or `ImageError` for one that cannot be met."""
+@dataclass(frozen=True)
+class Plan:
+    """A request understood: what its classes mean, what the denoiser is told of them, how it is sampled."""
+
+    request: Request
+    meanings: Sequence[Meaning]
+    guidance: Guidance
+    how: Sampling
+
+    @property
+    def draws(self) -> list[Draw]:
+        """Return the models to sample, of which the best is kept."""
+        names = [meaning.name for meaning in self.meanings]
+        return [Draw(self.guidance, names, self.request.seed + number) for number in range(self.request.samples)]
+
+
+def make_plan(generator: Generator, request: Request) -> Plan:
+    """Return how the model of a request is to be made; raises `UsageError`, `PromptError` or `ImageError`."""
     how = generator.sampling
     how = replace(how, sampler=request.sampler or how.sampler, steps=how.steps if request.steps is None else request.steps)
     check_sampling(how, request.samples)
-
     meanings = understand(generator, request)
-    names = [meaning.name for meaning in meanings]
-    guidance = guide(generator.prior, generator.spread, [gather(generator, meaning) for meaning in meanings])
-    drawn = []
-    for number in range(request.samples):
-        seed = request.seed + number
-        rows = sample_rows_for(generator.denoiser, guidance, names, seed, how, generator.device)
-        drawn.append((expected_accuracy(task_signs(rows, guidance), generator.calibration.accuracy), seed, rows))
-    expected, seed, rows = max(drawn, key=lambda item: item[0])
-    weight, bias = head_parameters(rows, generator.feature_mean)
+    guidance = guide(generator.text_anchors, [gather(generator, meaning) for meaning in meanings])
+    return Plan(request, meanings, guidance, how)
+
+
+def generate_model(generator: Generator, request: Request) -> Model:
+    """Generate the model of a request; raises `UsageError`, `PromptError` or `ImageError` for one that cannot be met."""
+    plan = make_plan(generator, request)
+    rows = [sample_rows(generator.denoiser, [draw], plan.how, generator.device)[0] for draw in plan.draws]
+    return finish_model(generator, plan, rows)
+
+
+def finish_model(generator: Generator, plan: Plan, drawn: Sequence[Tensor]) -> Model:
+    """Return the model of a plan by the rows [K, D] of its draws: the one of the best expected accuracy."""
+    accuracy = generator.calibration.accuracy
+    expected = [expected_accuracy(task_signs(rows, plan.guidance), accuracy) for rows in drawn]
+    best = expected.index(max(expected))
+    weight, bias = head_parameters(drawn[best], generator.feature_mean)
     info = {
         "format": FORMAT,
-        "classes": [meaning.note() for meaning in meanings],
+        "classes": [meaning.note() for meaning in plan.meanings],
         "backbone": generator.spec.to_json(),
         "generator": generator.identity,
-        "seed": seed,
-        "sampler": how.sampler,
-        "steps": how.steps,
+        "seed": plan.request.seed + best,
+        "sampler": plan.how.sampler,
+        "steps": plan.how.steps,
         "temperature": generator.calibration.temperature,
         "threshold": generator.calibration.threshold,
-        "expected_accuracy": round(expected, 4),
+        "expected_accuracy": round(expected[best], 4),
     }
-    return Model(weight, bias, info, generator.backbone_state() if request.bundle else {})
+    return Model(weight, bias, info, generator.backbone_state() if plan.request.bundle else {})
 
 
 def check_sampling(how: Sampling, samples: int) -> None:

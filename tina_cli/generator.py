@@ -33,6 +33,7 @@ from tina_cli.denoiser import Denoiser
 from tina_cli.errors import DataError, GeneratorError, UsageError
 from tina_cli.files import canonical_json, pretty_json, sha256, write_atomic
 from tina_cli.lexicon import Lexicon, Sense
+from tina_cli.prior import TextAnchors
 from tina_cli.ridge import KernelRidge
 from tina_cli.sampling import Sampling
 from tina_cli.weights import FORMAT, INFO, read_generator_info
@@ -174,6 +175,11 @@ class Generator:
         return Spread(self._known["spread.basis"].float(), float(self._known["spread.floor"]))
 
     @cached_property
+    def text_anchors(self) -> TextAnchors:
+        """Return the rows that words alone would give."""
+        return TextAnchors(self.prior, self.spread)
+
+    @cached_property
     def known_senses(self) -> frozenset[str]:
         """Return the senses that help to choose among a name's: those of the concepts and of their hypernyms."""
         return frozenset(self.info["known_senses"])
@@ -222,7 +228,7 @@ class Generator:
         network.load_state_dict(state)
         return network.eval().to(self.device)
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, str]:
         """Return what a model file says of its generator: name and hash."""
         return {"name": self.info["name"], "sha256": sha256(self.folder / INFO)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from torch.nn.functional import normalize
 from tina_cli.codec import Spread, encode_rows
 from tina_cli.denoiser import Guidance
 from tina_cli.ridge import KernelRidge
+
+REMEMBERED = 4096  # rows of words: 20 MB
 
 
 @dataclass(frozen=True)
@@ -28,17 +32,33 @@ def picture_evidence(seen: Tensor, visual: Tensor, pictures: int, words: Tensor 
     return Evidence(seen if words is None else normalize(words + seen, dim=-1), visual, pictures, words)
 
 
-def guide(prior: KernelRidge, spread: Spread, evidence: list[Evidence]) -> Guidance:
+class TextAnchors:
+    """The rows that words alone would give, and how new the words are; those asked for lately are remembered."""
+
+    def __init__(self, prior: KernelRidge, spread: Spread) -> None:
+        self.prior, self.spread = prior, spread
+        self._remembered = lru_cache(maxsize=REMEMBERED)(self._compute)
+
+    def of(self, words: Tensor) -> tuple[Tensor, float]:
+        """Return the row [D] of unit spread for a text condition [d], and the condition's novelty."""
+        return self._remembered(words.numpy().tobytes())
+
+    def _compute(self, words: bytes) -> tuple[Tensor, float]:
+        condition = torch.frombuffer(bytearray(words), dtype=torch.float32)[None]
+        return self.spread.standardise(self.prior.predict(condition)[0]), float(novelty(self.prior, condition)[0])
+
+
+def guide(anchors: TextAnchors, evidence: Sequence[Evidence]) -> Guidance:
     """Return the guidance of one task: condition [1, K, d], evidence [1, K, 2], anchor tokens [1, K, D]."""
-    rows = []
+    rows, told = [], []
     for item in evidence:
-        text = None if item.words is None else spread.standardise(prior.predict(item.words[None])[0])
+        text, new = (None, 0.0) if item.words is None else anchors.of(item.words)
         rows.append(blend(text, item.visual, item.pictures))
+        told.append([new, picture_share(item.pictures)])
     conditions = torch.stack([item.condition for item in evidence])
-    words = torch.stack([item.condition if item.words is None else item.words for item in evidence])
-    novel = torch.tensor([0.0 if item.words is None else 1.0 for item in evidence]) * novelty(prior, words)
-    told = torch.stack([novel, picture_share(torch.tensor([item.pictures for item in evidence]))], dim=-1)
-    return Guidance(normalize(conditions - prior.mean, dim=-1)[None], told[None], encode_rows(torch.stack(rows))[None])
+    return Guidance(
+        normalize(conditions - anchors.prior.mean, dim=-1)[None], torch.tensor(told)[None], encode_rows(torch.stack(rows))[None]
+    )
 
 
 def blend(text: Tensor | None, visual: Tensor | None, pictures: int) -> Tensor:
@@ -62,7 +82,7 @@ def novelty(prior: KernelRidge, conditions: Tensor) -> Tensor:
     return 1 - (normalize(conditions - prior.mean, dim=-1) @ prior.keys.T).amax(-1)
 
 
-def picture_share(pictures: Tensor) -> Tensor:
+def picture_share(pictures: int) -> float:
     """Return how much pictures count, 0 for none towards 1 for many."""
     return pictures / (pictures + 1)
 

@@ -55,7 +55,7 @@ def make_small_clip(run: Run) -> Path:
     def encode(texts: Sequence[str]) -> Tensor:
         return encoder.encode_in_parts(texts, run.work / "teacher", lambda **f: run.report(stage="teacher", **f))
 
-    targets, teacher = teach(nouns, genuine, vectors, encode, options.teacher_gamma, options.teacher_noise)
+    targets, teacher = teach(nouns, genuine, vectors, encode, options.teacher_gamma, options.teacher_noise, lexicon)
     points = learn_points(targets, vectors.mean(0))
     table = {Concept(n.name, n.sense or None).key: p for n, p in zip(nouns, points, strict=True) if n.description}
     if not table:

@@ -3,14 +3,15 @@
 A sentence encoder reads each noun; a kernel ridge regression fitted on genuine CLIP vectors of some 1,600 names carries what
 it says into CLIP's space. Of nouns with a description it reads several views: what a thing looks like, and like what, predicts
 unseen rows far better than what a dictionary says of it (4 points at five classes). The other nouns' vectors follow from
-those: a second regression, from the dictionary's view alone, fitted on all that are described.
+those: a second regression, from the dictionary's view alone, fitted on all that are described. A noun of many kinds is moved
+amid them: what it looks like is what its kinds look like.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -33,6 +34,7 @@ LEFT_OUT = ("n14818238", "n01326291", "n05220461")  # chemical compounds, microo
 ENCODE_CHUNK = 4096
 LOOK_WEIGHT = 2.0  # of the look-alikes' mean vector beside the other views
 NAME_WEIGHT = 2.0  # of the name itself among its look-alikes
+KINDS_WEIGHT = 2.0  # of the mean of a noun's kinds beside what is said of it
 
 Encode = Callable[[Sequence[str]], Tensor]
 
@@ -176,8 +178,51 @@ def looks(nouns: Sequence[Noun], encode: Encode) -> Tensor:
     return torch.cat([*views, LOOK_WEIGHT * torch.stack(means)], dim=1)
 
 
+def means_of_kinds(vectors: Mapping[str, Tensor], lexicon: Lexicon) -> dict[str, Tensor]:
+    """Return the mean unit vector [d] of the kinds of every sense that has two or more with a vector, by the sense's id.
+
+    A mean goes over a sense's hyponyms one level down, each moved amid its own kinds first, so that many breeds of terrier do
+    not make every dog a terrier.
+    """
+    below: dict[str, list[str]] = {}
+    for sense in lexicon:
+        for above in sense.hypernyms:
+            below.setdefault(above, []).append(sense.id)
+    found: dict[str, tuple[Tensor | None, int]] = {}
+
+    def visit(sense_id: str) -> tuple[Tensor | None, int]:
+        if sense_id not in found:
+            inner = [(child, *visit(child)) for child in below.get(sense_id, ())]
+            parts = [vectors[c] if m is None else amid(vectors.get(c), m, n) for c, m, n in inner if n or c in vectors]
+            count = sum(n + (c in vectors) for c, _, n in inner)
+            found[sense_id] = (normalize(torch.stack(parts).mean(0), dim=-1) if parts else None, count)
+        return found[sense_id]
+
+    for sense_id in below:
+        visit(sense_id)
+    return {sense_id: mean for sense_id, (mean, count) in found.items() if mean is not None and count > 1}
+
+
+def moved(nouns: Sequence[Noun], vectors: Tensor, places: Sequence[int], kinds: Mapping[str, Tensor]) -> Tensor:
+    """Return the vectors [k, d] of the nouns at some places, those that have kinds amid them."""
+    return torch.stack([amid(vectors[i], kinds[nouns[i].sense]) if nouns[i].sense in kinds else vectors[i] for i in places])
+
+
+def amid(own: Tensor | None, kinds: Tensor, count: int = 2) -> Tensor:
+    """Return a noun's unit vector [d] moved amid its kinds, by their mean [d]; one kind alone moves nothing."""
+    if own is None:
+        return kinds
+    return own if count < 2 else normalize(own + KINDS_WEIGHT * kinds, dim=-1)
+
+
 def teach(
-    nouns: Sequence[Noun], genuine: Sequence[Noun], vectors: Tensor, encode: Encode, gamma: float, noise: float
+    nouns: Sequence[Noun],
+    genuine: Sequence[Noun],
+    vectors: Tensor,
+    encode: Encode,
+    gamma: float,
+    noise: float,
+    lexicon: Lexicon,
 ) -> tuple[Tensor, Encode]:
     """Return the teacher's centred unit vectors of nouns, [n, d], and of any texts.
 
@@ -189,9 +234,12 @@ def teach(
     texts = [noun.text() for noun in nouns]
     sources, known = encode([noun.text() for noun in genuine]), target
     out = torch.zeros(len(nouns), target.shape[1])
+    kinds: dict[str, Tensor] = {}
     if described and read:
         by_looks = fit_kernel_ridge(looks([genuine[i] for i in read], encode), target[read], gamma, noise)
         out[described] = normalize(by_looks.predict(looks([nouns[i] for i in described], encode)), dim=-1)
+        kinds = means_of_kinds({nouns[i].sense: out[i].clone() for i in described if nouns[i].sense}, lexicon)
+        out[described] = moved(nouns, out, described, kinds)
         first = list({texts[i]: i for i in described}.values())  # synonyms have one text
         sources = torch.cat([sources, encode([texts[i] for i in first])])
         known = torch.cat([known, out[first]])
@@ -199,6 +247,7 @@ def teach(
     others = [i for i, noun in enumerate(nouns) if not (noun.description and read)]
     if others:
         out[others] = normalize(by_text.predict(encode([texts[i] for i in others])), dim=-1)
+        out[others] = moved(nouns, out, others, kinds)
     return out, lambda some: normalize(by_text.predict(encode(some)), dim=-1)
 
 

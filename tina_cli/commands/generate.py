@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -54,6 +55,7 @@ def generate(
     device: options.Device = "auto",
     no_cache: options.NoCache = False,
     force: options.Force = False,
+    resume: Annotated[bool, typer.Option("--resume", help="With --batch: keep the models that are there already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is understood, and write nothing.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -63,8 +65,10 @@ def generate(
     if batch is not None:
         if prompt is not None or class_ or classes_file or image or describe or dry_run:
             raise UsageError("--batch takes its requests from the file alone", hint="leave out prompt, classes and --dry-run")
-        run_batch(batch, output, sampling, weights, clip, device, not no_cache, force, quiet)
+        run_batch(batch, output, sampling, weights, clip, device, not no_cache, force, resume, quiet)
         return
+    if resume:
+        raise UsageError("--resume belongs to --batch")
     if output == STDOUT and json:
         raise UsageError("-o - writes the model to standard output, where --json writes too", hint="leave one of them out")
     if output != STDOUT and not dry_run:
@@ -118,23 +122,37 @@ def run_batch(
     device: str,
     cache: bool,
     force: bool,
+    resume: bool,
     quiet: bool,
 ) -> None:
     """Generate every request of a file; a bad line fails alone, and the exit code is then 1."""
     if folder.suffix == ".safetensors" or folder == STDOUT:
         raise UsageError("with --batch, -o is a folder", hint="for example: -o models/")
-    lines = read_text(batch).splitlines()
-    from tina_cli.batch import generate_batch
+    from tina_cli.batch import Output, generate_batch
     from tina_cli.generator import open_generator
     from tina_cli.weights import find_generator
 
-    generator = open_generator(find_generator(weights), chosen_device(device, quiet), clip, cache)
-    failed = 0
-    for line in generate_batch(generator, lines, folder, sampling, force):
-        failed += "error" in line
-        result_line(line)
+    with open_text(batch) as lines:
+        generator = open_generator(find_generator(weights), chosen_device(device, quiet), clip, cache)
+        failed = count = 0
+        try:
+            for line in generate_batch(generator, lines, Output(folder, sampling, force, resume)):
+                failed, count = failed + ("error" in line), count + 1
+                result_line(line)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{batch} is not UTF-8 text") from error
     if failed:
-        raise DataError(f"{failed} of {sum(map(bool, map(str.strip, lines)))} requests failed", hint="see their lines")
+        raise DataError(f"{failed} of {count} requests failed", hint="see their lines")
+
+
+def open_text(path: Path) -> AbstractContextManager[TextIO]:
+    """Open a text file, or standard input for "-"; raises `DataError`."""
+    if path == STDOUT:
+        return nullcontext(sys.stdin)
+    try:
+        return path.open(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 def chosen_device(name: str, quiet: bool) -> Any:
@@ -170,10 +188,9 @@ def explicit_classes(given: Sequence[str] | None, file: Path | None, alone: bool
 
 def read_text(path: Path) -> str:
     """Read a text file, or standard input for "-"; raises `DataError`."""
-    if path == STDOUT:
-        return sys.stdin.read()
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open_text(path) as file:
+            return file.read()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text") from error
     except OSError as error:
