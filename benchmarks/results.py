@@ -1,6 +1,6 @@
 """Measure the embedded generator on pictures it has never seen: writes results.json and the card's tables.
 
-    python benchmarks/results.py EVAL/caltech101 EVAL/cifar100-test ... [--training TRAIN/*] [--tasks 100]
+    python benchmarks/results.py EVAL/caltech101 EVAL/cifar100-test ... [--training TRAIN/*] [--sizes EVAL/photos] [--tasks 100]
 
 Every folder holds one subfolder a class. The folders of --training are those that the generator was trained on: of them, the
 held-out classes are measured, which took part in nothing. `wordings.json` has other words for the classes of some sets, written
@@ -15,14 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import ImageOps
 from platformdirs import user_cache_path
 
-from tina_cli.comparison import METHODS, Protocol, compare, read_splits
+from tina_cli.comparison import METHODS, Pool, Protocol, compare, compare_pool, read_splits
 from tina_cli.config import Recipe, from_dict
 from tina_cli.console import Steps
 from tina_cli.device import choose_device
 from tina_cli.files import canonical_json, pretty_json, write_atomic
 from tina_cli.generator import Generator, open_generator
+from tina_cli.images import open_image, preprocess, read_classes
 from tina_cli.run import data_concepts, read_data
 from tina_cli.weights import embedded_weights
 from tina_cli.zoo.concepts import imagenet_concepts
@@ -35,6 +38,8 @@ KINDS = {
     "misspelling": "misspelled",
     "description": "described without the name",
 }
+SIZES = (0, 256, 128, 64, 32)  # pixels of the shorter side; 0 leaves a picture as it is
+SURE = ("names, tasks of 5", "1 picture a class, tasks of 5", "5 pictures a class, tasks of 5")
 LEAST, MOST = 4, 40  # pictures of a held-out class
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 PROTOCOLS = {
@@ -48,7 +53,7 @@ PROTOCOLS = {
 }
 
 
-def measure(folders: list[Path], training: list[Path], tasks: int) -> dict[str, Any]:
+def measure(folders: list[Path], training: list[Path], sizes: Path | None, tasks: int) -> dict[str, Any]:
     """Return every data set's comparison under every protocol it has room for."""
     generator = open_generator(embedded_weights(), choose_device(), cache=False)
     out: dict[str, Any] = {"schema": "tina/results/1", "generator": generator.identity, "sets": {}}
@@ -58,6 +63,8 @@ def measure(folders: list[Path], training: list[Path], tasks: int) -> dict[str, 
         if len(pictures) >= 5:
             sets[f"unseen classes, {tier}"] = (pictures, {}, f"new class, {tier}")
     progress = Steps()
+    if sizes:
+        out["sizes"] = by_size(generator, read_classes(sizes), tasks, progress)
     for title, (test, train, split) in sets.items():
         found: dict[str, Any] = {}
         for name, protocol in PROTOCOLS.items():
@@ -92,6 +99,26 @@ def reworded(
             rows = compare(generator, classes, {}, protocol, cache, progress.step)["rows"]
             found.append(next(row for row in rows if row["method"] == "tina"))
         out[kind] = {"classes": len(usable), "names": found[0], "wording": found[1]}
+    return out
+
+
+def by_size(generator: Generator, test: dict[str, list[Path]], tasks: int, progress: Steps) -> dict[str, Any]:
+    """Return the accuracy by name on the same pictures made smaller: their shorter side in pixels, "whole" as they are."""
+    how, out = generator.spec.preprocess, {}
+    for number, size in enumerate(SIZES):
+        features = []
+        for paths in test.values():
+            pictures = [open_image(path) for path in paths]
+            shrunk = [ImageOps.scale(p, size / min(p.size)) if size and size < min(p.size) else p for p in pictures]
+            features.append(generator.backbone.features(torch.stack([preprocess(picture, how) for picture in shrunk])))
+        pool = Pool([name.replace("_", " ") for name in test], features, [], generator.generic_rows())
+        found = {}
+        for title, classes in (("all at once", None), ("tasks of 5", 5)):
+            protocol = Protocol(tasks, classes, oracle=False)
+            rows = compare_pool(generator, pool, protocol, progress.step)["rows"]
+            found[title] = next(row for row in rows if row["method"] == "tina")
+        out[str(size or "whole")] = found
+        progress.step("sizes", number + 1, len(SIZES))
     return out
 
 
@@ -147,6 +174,27 @@ def tables(results: dict[str, Any]) -> str:
             lines.append("| " + " | ".join([data, KINDS[kind], str(found["classes"]), *cells]) + " |")
     if len(lines) > 2:
         parts.append("**other wordings, tasks of 5**\n\n" + "\n".join(lines))
+    lines = [
+        "| data set, prompt | calibration error | expected accuracy is off by | AUROC of rejection |",
+        "| --- | --- | --- | --- |",
+    ]
+    for data, entry in results["sets"].items():
+        for name in SURE:
+            if (found := entry["protocols"].get(name)) and "ece" in found:
+                auroc = found["rejection_auroc"]
+                cells = [
+                    f"{found['ece']:.3f}",
+                    f"{found['expected_accuracy_error']:.3f}",
+                    "" if auroc is None else f"{auroc:.3f}",
+                ]
+                lines.append("| " + " | ".join([f"{data}, {name.partition(',')[0]}", *cells]) + " |")
+    parts.append("**how sure, tasks of 5**\n\n" + "\n".join(lines))
+    if sizes := results.get("sizes"):
+        lines = ["| shorter side, pixels | all at once | tasks of 5 |", "| --- | --- | --- |"]
+        for size, found in sizes.items():
+            cells = [f"{row['accuracy']:.3f} [{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}]" for row in found.values()]
+            lines.append("| " + " | ".join([size, *cells]) + " |")
+        parts.append("**the same photos made smaller**\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
@@ -156,8 +204,9 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--training", nargs="*", type=Path, default=[])
+    parser.add_argument("--sizes", type=Path, help="a folder of large photos, measured at several sizes")
     options = parser.parse_args()
-    results = measure(options.folders, options.training, options.tasks)
+    results = measure(options.folders, options.training, options.sizes, options.tasks)
     write_atomic(embedded_weights() / "results.json", pretty_json(results).encode())
     card = CARD.read_text(encoding="utf-8")
     before, _, rest = card.partition(BEGIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tina_cli.backbone import fold_batch_norms
-from tina_cli.calibration import expected_accuracy, fit_calibration
+from tina_cli.calibration import fit_calibration
 from tina_cli.codec import decode_rows, encode_rows, fit_spread, head_parameters
 from tina_cli.denoiser import Denoiser, Guidance
 from tina_cli.diffusion import alpha_bar, q_sample, time_grid
-from tina_cli.evaluation import expected_calibration_error, mean_interval, wilson
+from tina_cli.evaluation import expected_calibration_error, mean_interval, rejection_auroc, wilson
 from tina_cli.loop import LoopOptions, train_loop
 from tina_cli.ridge import fit_kernel_ridge, gram, left_out
 from tina_cli.rng import torch_rng
@@ -212,9 +213,14 @@ def test_calibration_finds_the_temperature_and_the_accuracy() -> None:
     right = [float((s.argmax(-1) == y).float().mean()) for s, y in zip(scores, labels, strict=True)]
     for hard in (0, 1):
         actual = sum(right[hard::2]) / 30
-        assert expected_accuracy(torch.tensor([1.0, hard]), found.accuracy) == pytest.approx(actual, abs=0.02)
-    sure = torch.cat([(s / found.temperature).softmax(-1) for s in scores])
-    assert expected_calibration_error(sure, torch.cat(labels)) < 0.1
+        assert found.accuracy_of(torch.tensor([1.0, hard])) == pytest.approx(actual, abs=0.02)
+        sure = torch.cat([(s / found.temperature_of(torch.tensor([1.0, hard]))).softmax(-1) for s in scores[hard::2]])
+        assert expected_calibration_error(sure, torch.cat(labels[hard::2])) < 0.03
+
+
+def test_rejection_counts_pairs() -> None:
+    assert rejection_auroc(torch.tensor([3.0, 1.0]), torch.tensor([0.0, 1.0])) == 3.5 / 4
+    assert math.isnan(rejection_auroc(torch.tensor([3.0]), torch.zeros(0)))
 
 
 def test_intervals() -> None:

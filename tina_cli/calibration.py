@@ -15,13 +15,21 @@ KEPT = 0.95  # share of the pictures of a model's own classes that the threshold
 
 @dataclass(frozen=True)
 class Calibration:
-    """`temperature` divides the scores; pictures whose best score is below `threshold` are of none of the classes;
-    `accuracy` are the coefficients of `task_signs` in the log-odds of the expected accuracy.
+    """Coefficients of `task_signs`: `temperature` in the logarithm of what divides the scores, `accuracy` in the log-odds of
+    the expected accuracy; pictures whose best score is below `threshold` are of none of the classes.
     """
 
-    temperature: float
+    temperature: tuple[float, ...]
     threshold: float
     accuracy: tuple[float, ...]
+
+    def temperature_of(self, signs: Tensor) -> float:
+        """Return what divides the scores of a head with these signs."""
+        return float(torch.exp(signs.double() @ torch.tensor(self.temperature, dtype=torch.float64)))
+
+    def accuracy_of(self, signs: Tensor) -> float:
+        """Return the accuracy to expect of a head with these signs, 0 to 1."""
+        return float(torch.sigmoid(signs.double() @ torch.tensor(self.accuracy, dtype=torch.float64)))
 
 
 def task_signs(rows: Tensor, guidance: Guidance) -> Tensor:
@@ -36,23 +44,40 @@ def task_signs(rows: Tensor, guidance: Guidance) -> Tensor:
     return torch.stack([torch.ones(()), torch.tensor(len(rows)).log(), likeness.amax(-1).mean(), novelty, pictures])
 
 
-def expected_accuracy(signs: Tensor, coefficients: tuple[float, ...]) -> float:
-    """Return the accuracy to expect of a head with these signs, 0 to 1."""
-    return float(torch.sigmoid(signs.double() @ torch.tensor(coefficients, dtype=torch.float64)))
-
-
 def fit_calibration(signs: Tensor, scores: list[Tensor], labels: list[Tensor]) -> Calibration:
     """Fit all three on tasks that took part in no training: signs [T, F], scores [n, K] and labels [n] of each task."""
     best_scores = torch.cat([s.amax(-1)[s.argmax(-1) == y] for s, y in zip(scores, labels, strict=True)])
     right = torch.tensor([float((s.argmax(-1) == y).float().mean()) for s, y in zip(scores, labels, strict=True)])
-    temperatures = torch.logspace(-2.5, 0.5, 121)
-    losses = [sum(float(cross_entropy(s / t, y)) for s, y in zip(scores, labels, strict=True)) for t in temperatures.tolist()]
-    temperature = float(temperatures[int(torch.tensor(losses).argmin())])
     return Calibration(
-        temperature=round(temperature, 6),
+        temperature=_rounded(_fit_temperature(signs, scores, labels)),
         threshold=round(float(best_scores.quantile(1 - KEPT)), 6),
-        accuracy=tuple(round(value, 6) for value in _fit_log_odds(signs.double(), right.double()).tolist()),
+        accuracy=_rounded(_fit_log_odds(signs.double(), right.double())),
     )
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    return tuple(round(value, 6) for value in values.tolist())
+
+
+def _fit_temperature(signs: Tensor, scores: list[Tensor], labels: list[Tensor], ridge: float = 1e-2) -> Tensor:
+    """Fit temperatures to the cross-entropy: one for all first, then what a task's signs add to its logarithm."""
+    grid = torch.logspace(-2.5, 0.5, 121)
+    losses = [sum(float(cross_entropy(s / t, y)) for s, y in zip(scores, labels, strict=True)) for t in grid.tolist()]
+    start = torch.zeros(signs.shape[1], dtype=torch.float64)
+    start[0] = grid[int(torch.tensor(losses).argmin())].double().log()
+    coefficients = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([coefficients], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        cold = torch.exp(-signs.double() @ coefficients)
+        each = [cross_entropy(s.double() * c, y) for s, c, y in zip(scores, cold, labels, strict=True)]
+        loss = torch.stack(each).mean() + ridge * (coefficients - start).square().sum()
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return coefficients.detach()
 
 
 def _fit_log_odds(signs: Tensor, right: Tensor, ridge: float = 1e-2, rounds: int = 25) -> Tensor:

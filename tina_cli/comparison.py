@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from tina_cli.calibration import expected_accuracy, task_signs
+from tina_cli.calibration import task_signs
 from tina_cli.errors import DataError, UsageError
-from tina_cli.evaluation import mean_interval, wilson
+from tina_cli.evaluation import expected_calibration_error, mean_interval, rejection_auroc, wilson
 from tina_cli.generation import Request, gather, understand
 from tina_cli.generator import Generator
 from tina_cli.images import read_classes
@@ -64,11 +64,15 @@ class Pool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One task: each method's accuracy, the expected accuracy of the generated head, and the number of test pictures."""
+    """One task: each method's accuracy, and of the generated head the expected accuracy, the probabilities of the test pictures
+    [n, K], their labels [n], and how well its best scores tell them from pictures of the other classes (nan without).
+    """
 
     accuracy: dict[str, float]
     expected: float
-    pictures: int
+    probabilities: Tensor
+    labels: Tensor
+    rejection: float
 
 
 def read_splits(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
@@ -94,11 +98,16 @@ def compare(
         raise UsageError(f"tasks of {size} classes cannot be drawn from {len(test)} folders")
     if protocol.shots and min(map(len, test.values())) <= protocol.shots:
         raise DataError(f"a class has no more than {protocol.shots} pictures", hint="ask for fewer --shots")
-    pool = make_pool(generator, test, train, cache, step)
+    return compare_pool(generator, make_pool(generator, test, train, cache, step), protocol, step)
+
+
+def compare_pool(generator: Generator, pool: Pool, protocol: Protocol, step: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """Compare generated heads with baselines on tasks drawn from a data set that is ready and large enough."""
+    size = len(pool.names) if protocol.classes is None else protocol.classes
     count = 1 if protocol.classes is None else protocol.tasks
     outcomes = []
     for number in range(count):
-        order = numpy_rng(protocol.seed, "evaluation", size, number).permutation(len(test))
+        order = numpy_rng(protocol.seed, "evaluation", size, number).permutation(len(pool.names))
         task = sorted(order.tolist()) if protocol.classes is None else order[:size].tolist()
         outcomes.append(run_task(generator, pool, task, protocol, number))
         step("tasks", number + 1, count)
@@ -107,7 +116,7 @@ def compare(
         values = [outcome.accuracy[method] for outcome in outcomes if method in outcome.accuracy]
         if not values:
             continue
-        pictures = outcomes[0].pictures
+        pictures = len(outcomes[0].labels)
         single = wilson(round(values[0] * pictures), pictures)
         rows.append({
             "method": method, "classes": size, "split": protocol.split, "accuracy": sum(values) / len(values),
@@ -121,9 +130,13 @@ def compare(
         "seed": protocol.seed,
         "prompt": prompt_of(protocol),
         "chance": 1 / size,
-        "n": sum(outcome.pictures for outcome in outcomes),
+        "n": sum(len(outcome.labels) for outcome in outcomes),
         "gain_over_ridge": {"mean": sum(gains) / len(gains), "ci95": mean_interval(gains)},
         "expected_accuracy_error": sum(gaps) / len(gaps),
+        "ece": expected_calibration_error(
+            torch.cat([outcome.probabilities for outcome in outcomes]), torch.cat([outcome.labels for outcome in outcomes])
+        ),
+        "rejection_auroc": sum(outcome.rejection for outcome in outcomes) / len(outcomes),
         "rows": rows,
     }
 
@@ -199,7 +212,16 @@ def run_task(generator: Generator, pool: Pool, task: list[int], protocol: Protoc
     if protocol.oracle:
         real = [pool.train[i] - generator.feature_mean for i in task] if pool.train else []
         out["oracle"] = oracle(centred, y, real, protocol.seed)
-    return Outcome(out, expected_accuracy(task_signs(rows, guidance), generator.calibration.accuracy), len(y))
+    signs, scores = task_signs(rows, guidance), centred @ rows.T
+    others = [part for i, part in enumerate(pool.test) if i not in task]
+    strange = (torch.cat(others) - generator.feature_mean) @ rows.T if others else scores[:0]
+    return Outcome(
+        out,
+        generator.calibration.accuracy_of(signs),
+        (scores / generator.calibration.temperature_of(signs)).softmax(-1),
+        y,
+        rejection_auroc(scores.amax(-1), strange.amax(-1)),
+    )
 
 
 def oracle(test: Tensor, labels: Tensor, train: Sequence[Tensor], seed: int) -> float:

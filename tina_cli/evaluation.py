@@ -44,6 +44,15 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     return float(torch.stack(gaps).sum() / max(1, len(labels)))
 
 
+def rejection_auroc(own: Tensor, strange: Tensor) -> float:
+    """Return how often a picture of a model's classes scores above one of none of them, a half for ties; nan without any."""
+    from scipy import stats
+
+    if not len(own) or not len(strange):
+        return float("nan")
+    return float(stats.mannwhitneyu(own.numpy(), strange.numpy()).statistic / (len(own) * len(strange)))
+
+
 def match_folders(folders: Sequence[str], classes: Sequence[str], lexicon: Lexicon) -> dict[str, str]:
     """Map folder names to class names by spelling, singular or sense: `cats` is `cat`, `lorry` and `camion` are `truck`.
 

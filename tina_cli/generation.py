@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from tina_cli.calibration import expected_accuracy, task_signs
+from tina_cli.calibration import task_signs
 from tina_cli.codec import head_parameters
 from tina_cli.denoiser import Guidance
 from tina_cli.device import choose_device
@@ -150,8 +150,8 @@ def generate_model(generator: Generator, request: Request) -> Model:
 
 def finish_model(generator: Generator, plan: Plan, drawn: Sequence[Tensor]) -> Model:
     """Return the model of a plan by the rows [K, D] of its draws: the one of the best expected accuracy."""
-    accuracy = generator.calibration.accuracy
-    expected = [expected_accuracy(task_signs(rows, plan.guidance), accuracy) for rows in drawn]
+    calibration, signs = generator.calibration, [task_signs(rows, plan.guidance) for rows in drawn]
+    expected = list(map(calibration.accuracy_of, signs))
     best = expected.index(max(expected))
     weight, bias = head_parameters(drawn[best], generator.feature_mean)
     info = {
@@ -162,8 +162,8 @@ def finish_model(generator: Generator, plan: Plan, drawn: Sequence[Tensor]) -> M
         "seed": plan.request.seed + best,
         "sampler": plan.how.sampler,
         "steps": plan.how.steps,
-        "temperature": generator.calibration.temperature,
-        "threshold": generator.calibration.threshold,
+        "temperature": round(calibration.temperature_of(signs[best]), 6),
+        "threshold": calibration.threshold,
         "expected_accuracy": round(expected[best], 4),
     }
     return Model(weight, bias, info, generator.backbone_state() if plan.request.bundle else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -218,7 +219,9 @@ class Generator:
     def calibration(self) -> Calibration:
         """Return temperature, threshold and the coefficients of the expected accuracy."""
         values = self.info["calibration"]
-        return Calibration(values["temperature"], values["threshold"], tuple(values["accuracy"]))
+        found = values["temperature"]  # older generators have one for all models
+        temperature = (math.log(found),) + (0.0,) * (len(values["accuracy"]) - 1) if isinstance(found, float) else tuple(found)
+        return Calibration(temperature, values["threshold"], tuple(values["accuracy"]))
 
     @cached_property
     def denoiser(self) -> Denoiser:
