@@ -7,32 +7,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from record import TINA, record, run
+from record import PHOTO, TINA, draw_pictures, record, run
 
 from tina_cli.device import choose_device, prepare_torchvision
 from tina_cli.export import to_onnx
 from tina_cli.generator import open_generator
 from tina_cli.prediction import load_classifier
-from tina_cli.rng import numpy_rng
 from tina_cli.weights import embedded_weights
 
-PICTURES, SHAPE, BATCH, BATCHES, FEW = 2000, (500, 375), 16, 8, 8
+PICTURES, BATCH, BATCHES = 2000, 16, 8
 NAMES = ("cat", "dog", "truck")
-
-
-def draw_pictures(folder: Path) -> None:
-    """Write JPEGs of the size of ordinary web photos: noise at several scales, so that they are as hard to decode."""
-    folder.mkdir()
-    for number in range(PICTURES):
-        rng = numpy_rng(0, "picture", number % 50)
-        coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize(SHAPE, Image.Resampling.BICUBIC)
-        fine = rng.normal(0, 12, (SHAPE[1], SHAPE[0], 3))
-        Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8)).save(
-            folder / f"{number:05d}.jpg", quality=85
-        )
 
 
 def rate(step: Callable[[], object], batches: int, size: int) -> float:
@@ -52,7 +37,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder, model = Path(name) / "pictures", Path(name) / "model.safetensors"
-        draw_pictures(folder)
+        draw_pictures(folder, PICTURES)
         run([*TINA, "generate", "classify cats, dogs and trucks", "-o", model, "-q"])
         few = Path(name) / "few"
         few.mkdir()
@@ -72,14 +57,14 @@ def main() -> None:
 
         vit = open_clip.create_model("ViT-B-32").eval()
         with torch.inference_mode():
-            other = rate(lambda: vit.encode_image(pictures), FEW, BATCH)
+            other = rate(lambda: vit.encode_image(pictures), BATCHES, BATCH)
     rows = [
         ["`tina predict`, decoding included", f"{ours:.0f}", f"{ours / forward:.2f} x", f"{ours / other:.1f} x"],
         ["the trunk's forward pass alone", f"{forward:.0f}", "1.00 x", f"{forward / other:.1f} x"],
         ["the exported file in onnxruntime, no decoding", f"{onnx:.0f}", f"{onnx / forward:.2f} x", f"{onnx / other:.1f} x"],
         ["open_clip ViT-B-32, image tower, no decoding", f"{other:.0f}", f"{other / forward:.2f} x", "1.00 x"],
     ]
-    note = f"{PICTURES} JPEGs of {SHAPE[0]} x {SHAPE[1]} pixels; `tina predict` without its start of {start_up:.1f} s."
+    note = f"{PICTURES} JPEGs of {PHOTO[0]} x {PHOTO[1]} pixels; `tina predict` without its start of {start_up:.1f} s."
     record("predict_folder", "Prediction", note, ["", "pictures/s", "beside the trunk", "beside ViT-B-32"], rows)
 
 

@@ -17,12 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from tina_cli import __version__
 from tina_cli.files import pretty_json, write_atomic
+from tina_cli.rng import numpy_rng
 
 HERE = Path(__file__).parent
+PHOTO = (500, 375)  # pixels
 TINA = [sys.executable, "-m", "tina_cli"]
 
 
@@ -67,6 +71,18 @@ def record(claim: str, title: str, note: str, head: Sequence[str], rows: Sequenc
         )
     write_atomic(HERE / "README.md", ("\n\n".join(parts) + "\n").encode())
     print(title, *rows, sep="\n")
+
+
+def draw_pictures(folder: Path, count: int) -> None:
+    """Write JPEGs of the size of ordinary web photos: noise at several scales, so that they are as hard to decode."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        rng = numpy_rng(0, "picture", number % 50)
+        coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize(PHOTO, Image.Resampling.BICUBIC)
+        fine = rng.normal(0, 12, (PHOTO[1], PHOTO[0], 3))
+        Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8)).save(
+            folder / f"{number:05d}.jpg", quality=85
+        )
 
 
 def machine() -> str:

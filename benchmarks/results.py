@@ -1,10 +1,11 @@
 """Measure the embedded generator on pictures it has never seen: writes results.json and the card's tables.
 
-    python benchmarks/results.py EVAL/caltech101 EVAL/cifar100-test ... [--training TRAIN/*] [--sizes EVAL/photos] [--tasks 100]
+    python benchmarks/results.py EVAL/caltech101 EVAL/cifar100-test ... [--twin DIR --training TRAIN/*] [--sizes EVAL/photos]
 
-Every folder holds one subfolder a class. The folders of --training are those that the generator was trained on: of them, the
-held-out classes are measured, which took part in nothing. `wordings.json` has other words for the classes of some sets, written
-for this alone. Tables in weights/README.md stand between the marks of this script.
+Every folder holds one subfolder a class. The embedded generator knows every class there are pictures of; how the recipe does on
+classes that are new is measured on its twin, a generator by `tina-mini-heldout`: of the pictures of --training, which both were
+trained on, the twin's held-out classes took part in nothing of it. `wordings.json` has other words for the classes of some
+sets, written for this alone. Tables in weights/README.md stand between the marks of this script.
 """
 
 from __future__ import annotations
@@ -53,13 +54,18 @@ PROTOCOLS = {
 }
 
 
-def measure(folders: list[Path], training: list[Path], sizes: Path | None, tasks: int) -> dict[str, Any]:
+def measure(
+    folders: list[Path], twin_folder: Path | None, training: list[Path], sizes: Path | None, tasks: int
+) -> dict[str, Any]:
     """Return every data set's comparison under every protocol it has room for."""
     generator = open_generator(embedded_weights(), choose_device(), cache=False)
     out: dict[str, Any] = {"schema": "tina/results/1", "generator": generator.identity, "sets": {}}
     sets = {folder.name: (*read_splits(folder), "new data set") for folder in folders}
+    twin = open_generator(twin_folder, choose_device(), cache=False) if twin_folder else None
+    if twin:
+        out["twin"] = twin.identity
     for tier in ("near", "far"):
-        pictures = heldout_pictures(generator, training, tier) if training else {}
+        pictures = heldout_pictures(twin, training, tier) if twin else {}
         if len(pictures) >= 5:
             sets[f"unseen classes, {tier}"] = (pictures, {}, f"new class, {tier}")
     progress = Steps()
@@ -71,7 +77,8 @@ def measure(folders: list[Path], training: list[Path], sizes: Path | None, tasks
             if protocol.classes and (len(test) < protocol.classes or min(map(len, test.values())) <= protocol.shots):
                 continue
             protocol = replace(protocol, tasks=tasks, split=split)
-            found[name] = compare(generator, test, train, protocol, user_cache_path("tina") / "features", progress.step)
+            measured = twin if twin and split.startswith("new class") else generator
+            found[name] = compare(measured, test, train, protocol, user_cache_path("tina") / "features", progress.step)
         out["sets"][title] = {"classes": len(test), "pictures": sum(map(len, test.values())), "protocols": found}
         if title in WORDINGS and len(test) >= 5:
             out["sets"][title]["wordings"] = reworded(generator, test, WORDINGS[title], tasks, progress)
@@ -203,10 +210,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--tasks", type=int, default=100)
+    parser.add_argument("--twin", type=Path, help="a generator of the recipe tina-mini-heldout")
     parser.add_argument("--training", nargs="*", type=Path, default=[])
     parser.add_argument("--sizes", type=Path, help="a folder of large photos, measured at several sizes")
     options = parser.parse_args()
-    results = measure(options.folders, options.training, options.sizes, options.tasks)
+    results = measure(options.folders, options.twin, options.training, options.sizes, options.tasks)
     write_atomic(embedded_weights() / "results.json", pretty_json(results).encode())
     card = CARD.read_text(encoding="utf-8")
     before, _, rest = card.partition(BEGIN)

@@ -133,7 +133,7 @@ def test_recipes_are_checked(tmp_path: Path, text: str, reason: str) -> None:
 
 
 def test_shipped_recipes() -> None:
-    for name in ("default", "tina-mini", "smoke"):
+    for name in ("default", "tina-mini", "tina-mini-heldout", "smoke"):
         assert load_recipe(name).name == name
     with pytest.raises(UsageError, match="no recipe"):
         load_recipe("nothing")

@@ -68,6 +68,8 @@ def generate_batch(generator: Generator, lines: Iterable[str], output: Output) -
     with ThreadPoolExecutor(WRITERS) as pool:
         written: list[Future[Job]] = []
         while window := list(islice(numbered, WINDOW)):
+            if len(window) == WINDOW:
+                generator.lexicon.index()  # it takes as long as looking up some hundred names
             jobs = [plan_job(generator, number, line, output) for number, line in window]
             made = sample_jobs(generator, jobs)
             writing = [pool.submit(write_job, generator, job, rows) for job, rows in zip(jobs, made, strict=True)]

@@ -113,7 +113,7 @@ class Batches:
                 told = picture_evidence(seen, visual, count, told.condition if words else None)
             anchors.append(blend(rows[place] if words else None, told.visual, count))
             conditions.append(told.condition)
-            evidence.append(torch.tensor([float(novel[place]) * words, picture_share(count)]))
+            evidence.append(torch.tensor([float(novel[place] * words), picture_share(count)]))
         centred = normalize(torch.stack(conditions) - self.prior.mean, dim=-1)
         if depth is None:
             noise = torch.from_numpy(rng.standard_normal(tuple(centred.shape))).float()

@@ -182,8 +182,8 @@ class Generator:
 
     @cached_property
     def known_senses(self) -> frozenset[str]:
-        """Return the senses that help to choose among a name's: those of the concepts and of their hypernyms."""
-        return frozenset(self.info["known_senses"])
+        """Return the senses that help to choose among a name's: those of concepts, their hypernyms, and known words."""
+        return frozenset(self.info["known_senses"]) | self.words.keys()
 
     @cached_property
     def places(self) -> dict[str, int]:

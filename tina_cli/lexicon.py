@@ -94,6 +94,19 @@ class Lexicon:
         return {}  # memo of `senses`
 
     @cached_property
+    def _by_name(self) -> dict[str, list[tuple[int, Sense]]]:
+        return {}  # ranked senses by name, once `index` has run
+
+    @cached_property
+    def _forms(self) -> dict[str, list[str]]:
+        return {}  # memo of `_spellings`
+
+    @cached_property
+    def _plurals(self) -> bytes:
+        end = re.search(rb"\n[^~\n]", self.table)  # they come before all senses
+        return self.table[: end.start() + 1] if end else self.table
+
+    @cached_property
     def _paths(self) -> dict[str, frozenset[str]]:
         return {}  # memo of `ancestors`
 
@@ -121,6 +134,8 @@ class Lexicon:
     def _search(self, needle: bytes) -> list[Sense]:
         if not needle or any(mark in needle for mark in (b"#", b"|", b"\t")):
             return []
+        if self._by_name:
+            return [sense for _, sense in self._by_name.get(needle.decode(), ())]
         found: dict[str, tuple[int, Sense]] = {}
         for match in re.finditer(re.escape(needle) + rb"#(\d+)", self._lower):
             if self._lower[match.start() - 1 : match.start()] in (b"\t", b"|"):
@@ -144,8 +159,10 @@ class Lexicon:
 
     def _spellings(self, name: str) -> list[str]:
         plain = normalise(name)
-        forms = (plain, plain.replace("-", " "), plain.replace(" ", "-"), re.sub("[ -]", "", plain), self._detach(plain))
-        return list(dict.fromkeys(forms))
+        if plain not in self._forms:
+            forms = (plain, plain.replace("-", " "), plain.replace(" ", "-"), re.sub("[ -]", "", plain), self._detach(plain))
+            self._forms[plain] = list(dict.fromkeys(forms))
+        return self._forms[plain]
 
     def _options(self, name: str) -> list[Sense]:
         """Return what a name may mean: its senses, those that a remark in parentheses allows, or a kind of its last word.
@@ -187,9 +204,9 @@ class Lexicon:
         return name
 
     def _singulars(self, word: str) -> Iterable[str]:
-        start = self.table.find(f"\n~{word}\t".encode())
+        start = self._plurals.find(f"\n~{word}\t".encode())
         if start >= 0:
-            yield self.table[start : self.table.find(b"\n", start + 1)].decode().partition("\t")[2]
+            yield self._plurals[start : self._plurals.find(b"\n", start + 1)].decode().partition("\t")[2]
         for ending, replacement in DETACHMENT:
             if word.endswith(ending) and len(word) > len(ending) + 1:
                 yield word[: -len(ending)] + replacement
@@ -207,13 +224,22 @@ class Lexicon:
         return self._paths[sense_id]
 
     def index(self) -> None:
-        """Parse the whole table once, for work that visits every sense."""
-        self._parsed.update((sense.id, sense) for sense in self)
+        """Parse the whole table once, for work that visits every sense, or very many names."""
+        if self._parsed:
+            return
+        by_name: dict[str, dict[str, tuple[int, Sense]]] = {}
+        for sense in self:
+            self._parsed[sense.id] = sense
+            for lemma, rank in zip(sense.lemmas, sense.ranks, strict=True):
+                by_name.setdefault(lemma.lower(), {}).setdefault(sense.id, (rank, sense))
+        for name, found in by_name.items():
+            self._by_name[name] = sorted(found.values(), key=lambda item: (item[0], item[1].id))
 
     def similarity(self, a: Sense, b: Sense) -> float:
         """Return the share of hypernyms that two senses have in common, 0 to 1 (Jaccard)."""
         up, down = self.above(a), self.above(b)
-        return len(up & down) / len(up | down)
+        common = len(up & down)
+        return common / (len(up) + len(down) - common)
 
     def kind(self, sense: Sense, levels: int = 3) -> str:
         """Return the names of a sense's nearest hypernyms, the nearest first: "wading bird, aquatic bird, bird"."""

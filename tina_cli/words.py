@@ -42,6 +42,10 @@ class Words:
     def __len__(self) -> int:
         return len(self._places)
 
+    def keys(self) -> frozenset[str]:
+        """Return the keys that the table has."""
+        return frozenset(self._places)
+
     def get(self, key: str) -> Tensor | None:
         """Return the condition [d] of a concept's key; None where the table has none."""
         place = self._places.get(key)
