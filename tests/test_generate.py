@@ -115,6 +115,18 @@ def test_batch(tina: Tina, pets: Path, tmp_path: Path) -> None:
     assert (folder / "pair.safetensors").read_bytes() == dump_model(generate(classes=["cat", "dog"], seed=3))
 
 
+def test_names_far_from_all_that_is_known_are_said(tina: Tina, tmp_path: Path) -> None:
+    out, names = tmp_path / "x.safetensors", ["--class", "blorple", "--class", "cat"]
+    found = tina("generate", *names, "-o", out)
+    assert "warning: 'blorple' is far from all that is known; nearest are " in found.err and "'cat'" not in found.err
+    notes = read_model(out).info["classes"]
+    assert len(notes[0]["nearest_known"]) == 3 and "nearest_known" not in notes[1]
+    strict = tina("generate", *names, "--strict", "-o", tmp_path / "y.safetensors")
+    assert strict.code == 2 and "'blorple' is far from all that is known" in strict.err and "--describe" in strict.err
+    assert not (tmp_path / "y.safetensors").exists()
+    assert "far from" not in tina("generate", PROMPT, "--strict", "-o", tmp_path / "z.safetensors").err
+
+
 def test_a_batch_goes_on_where_it_stopped(tina: Tina, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tina_cli.batch.WINDOW", 2)
     lines = [json.dumps({"classes": ["cat", "dog", *"abcdefg"[:n]], "seed": n}) for n in (0, 1, 0, 7, 1)]

@@ -23,7 +23,7 @@ from tina_cli.calibration import task_signs
 from tina_cli.codec import head_parameters
 from tina_cli.denoiser import Guidance
 from tina_cli.device import choose_device
-from tina_cli.errors import UsageError
+from tina_cli.errors import PromptError, UsageError
 from tina_cli.generator import Generator, open_generator
 from tina_cli.images import expand
 from tina_cli.lexicon import Sense, normalise
@@ -48,6 +48,7 @@ class Request:
     sampler: str | None = None
     samples: int = 1
     bundle: bool = False
+    strict: bool = False  # a name that is far from all that is known is an error
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class Plan:
     meanings: Sequence[Meaning]
     guidance: Guidance
     how: Sampling
+    far: Mapping[str, Sequence[str]]  # names whose words are far from all that is known -> what is nearest
 
     @property
     def draws(self) -> list[Draw]:
@@ -137,13 +139,30 @@ def make_plan(generator: Generator, request: Request) -> Plan:
     how = replace(how, sampler=request.sampler or how.sampler, steps=how.steps if request.steps is None else request.steps)
     check_sampling(how, request.samples)
     meanings = understand(generator, request)
-    guidance = guide(generator.text_anchors, [gather(generator, meaning) for meaning in meanings])
-    return Plan(request, meanings, guidance, how)
+    evidence = [gather(generator, meaning) for meaning in meanings]
+    guidance = guide(generator.text_anchors, evidence)
+    novelty = guidance.evidence[0, :, 0].tolist()
+    far = {
+        meaning.name: generator.nearest(item.words)
+        for meaning, item, new in zip(meanings, evidence, novelty, strict=True)
+        if item.words is not None and not item.pictures and new > generator.far
+    }
+    if far and request.strict:
+        name, nearest = next(iter(far.items()))
+        raise PromptError(
+            f"{name!r} is far from all that is known, of which {', '.join(nearest)} are nearest",
+            hint=f'say more with --describe "{name}=..." or show pictures with --image "{name}=..."',
+        )
+    return Plan(request, meanings, guidance, how, far)
 
 
 def generate_model(generator: Generator, request: Request) -> Model:
     """Generate the model of a request; raises `UsageError`, `PromptError` or `ImageError` for one that cannot be met."""
-    plan = make_plan(generator, request)
+    return sample_plan(generator, make_plan(generator, request))
+
+
+def sample_plan(generator: Generator, plan: Plan) -> Model:
+    """Sample the model of a plan."""
     rows = [sample_rows(generator.denoiser, [draw], plan.how, generator.device)[0] for draw in plan.draws]
     return finish_model(generator, plan, rows)
 
@@ -156,7 +175,7 @@ def finish_model(generator: Generator, plan: Plan, drawn: Sequence[Tensor]) -> M
     weight, bias = head_parameters(drawn[best], generator.feature_mean)
     info = {
         "format": FORMAT,
-        "classes": [meaning.note() for meaning in plan.meanings],
+        "classes": [meaning.note() | nearest_known(plan, meaning.name) for meaning in plan.meanings],
         "backbone": generator.spec.to_json(),
         "generator": generator.identity,
         "seed": plan.request.seed + best,
@@ -167,6 +186,11 @@ def finish_model(generator: Generator, plan: Plan, drawn: Sequence[Tensor]) -> M
         "expected_accuracy": round(expected[best], 4),
     }
     return Model(weight, bias, info, generator.backbone_state() if plan.request.bundle else {})
+
+
+def nearest_known(plan: Plan, name: str) -> dict[str, list[str]]:
+    """Return what the model file says of a class that is far from all that is known."""
+    return {"nearest_known": list(plan.far[name])} if name in plan.far else {}
 
 
 def check_sampling(how: Sampling, samples: int) -> None:

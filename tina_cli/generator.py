@@ -43,6 +43,7 @@ from tina_cli.words import Words
 from tina_cli.zoo.concepts import Concept
 
 TRUNK = "trunk.safetensors"  # an image trunk that is no CLIP's
+FARTHEST = 0.02  # share of the known classes
 SHAPE = ("row_dim", "condition_dim", "width", "layers", "heads")
 
 
@@ -199,6 +200,17 @@ class Generator:
         chosen = torch.arange(len(ridge.keys)) if places is None else torch.tensor(list(places))
         rows = ridge.kernel_of_keys(chosen) @ ridge.dual.double() + (ridge.noise[:, None] * ridge.dual)[chosen].double()
         return rows.float()
+
+    @cached_property
+    def far(self) -> float:
+        """Return the novelty above which words are far from all that is known: few known classes are as new to the others."""
+        likeness = self.prior.keys @ self.prior.keys.T
+        return float((1 - likeness.fill_diagonal_(-1.0).amax(-1)).quantile(1 - FARTHEST))
+
+    def nearest(self, words: Tensor, count: int = 3) -> list[str]:
+        """Return the names of the known concepts most like a text condition [d], the likest first."""
+        likeness = self.prior.kernel(words[None])[0]
+        return [self.concepts[place].name for place in likeness.topk(min(count, len(likeness))).indices.tolist()]
 
     @cached_property
     def concepts(self) -> list[Concept]:

@@ -30,6 +30,7 @@ PLURAL_ONLY = frozenset(
     | {"pyjamas", "shorts", "sunglasses", "tights", "tongs", "trousers", "tweezers"}
 )
 CONTEXT_WEIGHT = 4.0  # similarity to the other names of the prompt
+REMEMBERED = 300_000  # pairs of senses: 40 MB
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,10 @@ class Lexicon:
     @cached_property
     def _forms(self) -> dict[str, list[str]]:
         return {}  # memo of `_spellings`
+
+    @cached_property
+    def _alike(self) -> dict[tuple[str, str], float]:
+        return {}  # memo of `similarity`
 
     @cached_property
     def _plurals(self) -> bytes:
@@ -237,9 +242,15 @@ class Lexicon:
 
     def similarity(self, a: Sense, b: Sense) -> float:
         """Return the share of hypernyms that two senses have in common, 0 to 1 (Jaccard)."""
-        up, down = self.above(a), self.above(b)
-        common = len(up & down)
-        return common / (len(up) + len(down) - common)
+        pair = (a.id or a.hypernyms[0], b.id or b.hypernyms[0])
+        found = self._alike.get(pair)
+        if found is None:
+            up, down = self.ancestors(pair[0]), self.ancestors(pair[1])
+            common = len(up & down)
+            if len(self._alike) >= REMEMBERED:
+                self._alike.clear()
+            found = self._alike[pair] = common / (len(up) + len(down) - common)
+        return found
 
     def kind(self, sense: Sense, levels: int = 3) -> str:
         """Return the names of a sense's nearest hypernyms, the nearest first: "wading bird, aquatic bird, bird"."""

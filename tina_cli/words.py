@@ -7,7 +7,7 @@ beside it, rounded. They are found without loading a CLIP.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from tina_cli.files import write_atomic
 
 FILE = "words.safetensors"
+REMEMBERED = 8192  # vectors: 16 MB
 
 
 class Words:
@@ -26,6 +27,7 @@ class Words:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path  # where there is none, the table is empty
+        self._remembered = lru_cache(maxsize=REMEMBERED)(self._compute)
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
@@ -49,8 +51,9 @@ class Words:
     def get(self, key: str) -> Tensor | None:
         """Return the condition [d] of a concept's key; None where the table has none."""
         place = self._places.get(key)
-        if place is None:
-            return None
+        return None if place is None else self._remembered(place)
+
+    def _compute(self, place: int) -> Tensor:
         t = self._tensors
         return normalize(t["mean"] + t["steps"][place].float() * t["scales"][place], dim=-1)
 

@@ -50,6 +50,7 @@ def generate(
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Put the backbone into the file: it then needs nothing else.")
     ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail for a name that is far from all that is known.")] = False,
     weights: options.Weights = None,
     clip: options.Clip = None,
     device: options.Device = "auto",
@@ -61,7 +62,7 @@ def generate(
     quiet: options.Quiet = False,
 ) -> None:
     """Generate a classifier from a sentence, from class names, from descriptions or from pictures."""
-    sampling = {"seed": seed, "samples": samples, "steps": steps, "sampler": sampler, "bundle": bundle}
+    sampling = {"seed": seed, "samples": samples, "steps": steps, "sampler": sampler, "bundle": bundle, "strict": strict}
     if batch is not None:
         if prompt is not None or class_ or classes_file or image or describe or dry_run:
             raise UsageError("--batch takes its requests from the file alone", hint="leave out prompt, classes and --dry-run")
@@ -86,7 +87,7 @@ def generate(
     wanted: dict[str, Any] = {"images": {n: [Path(p) for p in paths] for n, paths in images.items()}, "describe": texts}
     wanted |= sampling | ({} if names is None else {"classes": names})
 
-    from tina_cli.generation import generate_model, make_request, understand
+    from tina_cli.generation import make_plan, make_request, sample_plan, understand
     from tina_cli.generator import open_generator
     from tina_cli.weights import find_generator
 
@@ -95,11 +96,14 @@ def generate(
     notes = [meaning.note() for meaning in understand(generator, request)]
     for note in notes:
         say(describe_class(note), quiet)
+    plan = make_plan(generator, request)
+    for name, nearest in plan.far.items():
+        say(f"warning: {name!r} is far from all that is known; nearest are {', '.join(nearest)}", quiet)
     if dry_run:
         if json:
             result_json({"schema": "tina/generate/1", "output": None, "classes": notes})
         return
-    model = generate_model(generator, request)
+    model = sample_plan(generator, plan)
     from tina_cli.modelfile import dump_model
 
     data = dump_model(model)
