@@ -172,6 +172,6 @@ def test_interrupt(tina: Tina, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tina_cli.generation, "generate_model", stop)
+    monkeypatch.setattr(tina_cli.generation, "sample_plan", stop)
     found = tina("generate", "cats or dogs", "-o", tmp_path / "m.safetensors")
     assert found.code == 130 and "interrupted" in found.err

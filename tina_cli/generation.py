@@ -101,7 +101,7 @@ def understand(generator: Generator, request: Request) -> list[Meaning]:
             if name not in names:
                 raise UsageError(f"{option} names {name!r}, which is no class here", hint=f"the classes: {', '.join(names)}")
     said = [*request.describe, *request.images]
-    senses = generator.lexicon.choose(names, generator.known_senses)
+    senses = generator.choose_senses(names)
     spelled = [
         None if sense or name in said or generator.knows(name) else respell(name, generator.lexicon)
         for name, sense in zip(names, senses, strict=True)
@@ -109,7 +109,7 @@ def understand(generator: Generator, request: Request) -> list[Meaning]:
     others = {normalise(name) for name in names}  # two classes do not become one
     spelled = [None if meant in others or spelled.count(meant) > 1 else meant for meant in spelled]
     if any(spelled):
-        senses = generator.lexicon.choose([a or b for a, b in zip(spelled, names, strict=True)], generator.known_senses)
+        senses = generator.choose_senses([a or b for a, b in zip(spelled, names, strict=True)])
     return [
         Meaning(name, sense, meant, request.describe.get(name, ()), expand(request.images.get(name, ())))
         for name, sense, meant in zip(names, senses, spelled, strict=True)

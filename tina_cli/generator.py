@@ -183,8 +183,12 @@ class Generator:
 
     @cached_property
     def known_senses(self) -> frozenset[str]:
-        """Return the senses that help to choose among a name's: those of concepts, their hypernyms, and known words."""
-        return frozenset(self.info["known_senses"]) | self.words.keys()
+        """Return the senses that help to choose among a name's: those of the concepts and of their hypernyms."""
+        return frozenset(self.info["known_senses"])
+
+    def choose_senses(self, names: Sequence[str]) -> list[Sense | None]:
+        """Return the sense of each name beside the others: known ones first, then those that a word's vector is known of."""
+        return self.lexicon.choose(names, self.known_senses, described=self.words.keys())
 
     @cached_property
     def places(self) -> dict[str, int]:

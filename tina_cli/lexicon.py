@@ -262,20 +262,26 @@ class Lexicon:
         return ", ".join(names)
 
     def choose(
-        self, names: Sequence[str], known: frozenset[str] = frozenset(), first: frozenset[str] = frozenset()
+        self,
+        names: Sequence[str],
+        known: frozenset[str] = frozenset(),
+        first: frozenset[str] = frozenset(),
+        described: frozenset[str] = frozenset(),
     ) -> list[Sense | None]:
         """Choose a sense for each name beside the other names, whatever their order; None for a name with none.
 
         A sense without an id is one made up for a name that is not here: a kind of what its last word means. A sense scores
         by its frequency, by having the name for its first, by being a physical thing, by being in `known` (pictures of it
         are known) and by its likeness to the best fitting senses of the other names: "crane" beside "heron" is the bird.
-        Where one or more of a name's senses are in `first`, only these come into question.
+        Where one or more of a name's senses are in `first`, only these come into question; where none is in `known`, those in
+        `described` count as if they were.
         """
         options = [self._options(name) for name in names]
         options = [[sense for sense in senses if sense.id in first] or senses for senses in options]
+        preferred = [known if any(sense.id in known for sense in senses) else described for senses in options]
         priors = [
-            [self._prior(sense, split_remark(name)[0], known) for sense in senses]
-            for name, senses in zip(names, options, strict=True)
+            [self._prior(sense, split_remark(name)[0], liked) for sense in senses]
+            for name, senses, liked in zip(names, options, preferred, strict=True)
         ]
         chosen: list[Sense | None] = []
         for i, senses in enumerate(options):
