@@ -14,7 +14,7 @@ from tina_cli.denoiser import Denoiser, Guidance
 from tina_cli.device import choose_device
 from tina_cli.generator import open_generator
 from tina_cli.rng import torch_rng
-from tina_cli.sampling import Draw, Sampling, sample_rows
+from tina_cli.sampling import LEAST, Draw, Sampling, sample_rows
 from tina_cli.weights import embedded_weights
 
 CLASSES = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -55,7 +55,7 @@ def main() -> None:
         took = timed(network, draw(20, width, shape["condition_dim"]), how)
         rows.append([f"20 classes, rows of {width} numbers", seconds(took), f"{1000 * took / 20:.2f} ms"])
     note = (
-        f"Sampling alone, {how.sampler} with {how.steps} steps. Below {16} classes the time is that of 16. "
+        f"Sampling alone, {how.sampler} with {how.steps} steps. Below {LEAST} classes the time is that of 16. "
         "Attention and the mixing of rows grow with the square of the classes."
     )
     record("growth", "Growth with the classes", note, ["", "time a model", "a class"], rows)

@@ -133,12 +133,15 @@ class Plan:
         return [Draw(self.guidance, names, self.request.seed + number) for number in range(self.request.samples)]
 
 
-def make_plan(generator: Generator, request: Request) -> Plan:
-    """Return how the model of a request is to be made; raises `UsageError`, `PromptError` or `ImageError`."""
+def make_plan(generator: Generator, request: Request, meanings: Sequence[Meaning] | None = None) -> Plan:
+    """Return how the model of a request, perhaps understood already, is to be made.
+
+    Raises `UsageError`, `PromptError` or `ImageError`.
+    """
     how = generator.sampling
     how = replace(how, sampler=request.sampler or how.sampler, steps=how.steps if request.steps is None else request.steps)
     check_sampling(how, request.samples)
-    meanings = understand(generator, request)
+    meanings = understand(generator, request) if meanings is None else meanings
     evidence = [gather(generator, meaning) for meaning in meanings]
     guidance = guide(generator.text_anchors, evidence)
     novelty = guidance.evidence[0, :, 0].tolist()

@@ -188,7 +188,7 @@ class Generator:
 
     def choose_senses(self, names: Sequence[str]) -> list[Sense | None]:
         """Return the sense of each name beside the others: known ones first, then those that a word's vector is known of."""
-        return self.lexicon.choose(names, self.known_senses, described=self.words.keys())
+        return self.lexicon.choose(names, self.known_senses, described=self.words.keys)
 
     @cached_property
     def places(self) -> dict[str, int]:

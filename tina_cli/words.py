@@ -44,6 +44,7 @@ class Words:
     def __len__(self) -> int:
         return len(self._places)
 
+    @cached_property
     def keys(self) -> frozenset[str]:
         """Return the keys that the table has."""
         return frozenset(self._places)

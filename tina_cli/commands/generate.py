@@ -93,10 +93,11 @@ def generate(
 
     generator = open_generator(find_generator(weights), chosen_device(device, quiet), clip, not no_cache)
     request = make_request(generator, prompt, wanted)
-    notes = [meaning.note() for meaning in understand(generator, request)]
+    meanings = understand(generator, request)
+    notes = [meaning.note() for meaning in meanings]
     for note in notes:
         say(describe_class(note), quiet)
-    plan = make_plan(generator, request)
+    plan = make_plan(generator, request, meanings)
     for name, nearest in plan.far.items():
         say(f"warning: {name!r} is far from all that is known; nearest are {', '.join(nearest)}", quiet)
     if dry_run:
