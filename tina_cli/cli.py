@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from tina_cli import __version__
-from tina_cli.commands import evaluate, export, generate, inspect, predict, train
+from tina_cli.commands import evaluate, export, generate, import_checkpoint, inspect, predict, train
 from tina_cli.console import fail
 from tina_cli.errors import TinaError
 
@@ -33,6 +33,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
 app.command("train")(train.train)
+app.command("import")(import_checkpoint.import_)
 
 
 def show_version(wanted: bool) -> None:

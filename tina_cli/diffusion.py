@@ -19,6 +19,16 @@ def alpha_bar(t: Tensor) -> Tensor:
     return (torch.cos((t + OFFSET) / (1 + OFFSET) * math.pi / 2).square() / first).clamp(1e-5, 1.0)
 
 
+def linear_alpha_bar(t: Tensor, timesteps: int = 1000) -> Tensor:
+    """Return the share of the signal's variance left at time t in [0, 1], by the linear schedule.
+
+    Source: Ho et al. 2020, Denoising Diffusion Probabilistic Models, section 4.
+    """
+    kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, timesteps, dtype=torch.float64), 0)
+    table = torch.cat([torch.ones(1, dtype=torch.float64), kept]).float().to(t.device)
+    return table[(t * timesteps).round().long()]
+
+
 def q_sample(x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """Return x_t for clean tokens x_0 [B, K, R], times t [B] and noise eps [B, K, R] (Ho et al. 2020, equation 4)."""
     signal = alpha_bar(t)[:, None, None]

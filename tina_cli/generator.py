@@ -31,13 +31,13 @@ from tina_cli.clip import Clip, load_clip, named_backbone, sentences
 from tina_cli.codec import Spread
 from tina_cli.conditions import Conditions
 from tina_cli.denoiser import Denoiser
-from tina_cli.errors import DataError, GeneratorError, UsageError
+from tina_cli.errors import GeneratorError, UsageError
 from tina_cli.files import canonical_json, pretty_json, sha256, write_atomic
 from tina_cli.lexicon import Lexicon, Sense
 from tina_cli.prior import TextAnchors
 from tina_cli.ridge import KernelRidge
 from tina_cli.sampling import Sampling
-from tina_cli.weights import FORMAT, INFO, read_generator_info
+from tina_cli.weights import FORMAT, INFO, check_files, read_generator_info
 from tina_cli.words import FILE as WORDS
 from tina_cli.words import Words
 from tina_cli.zoo.concepts import Concept
@@ -258,13 +258,9 @@ def open_generator(folder: Path, device: torch.device, clip_name: str | None = N
     if not (folder / INFO).is_file():
         raise GeneratorError(f"{folder} is no generator: it has no {INFO}", hint="make one with `tina train`")
     info = read_generator_info(folder)
-    for name, wanted in info["files"].items():
-        try:
-            found = sha256(folder / name)
-        except DataError as error:
-            raise GeneratorError(f"the generator {folder} lacks {name}", hint="copy or fetch it again") from error
-        if found != wanted:
-            raise GeneratorError(f"{folder / name} is damaged: its SHA-256 is not the recorded one", hint="fetch it again")
+    if "kind" in info:
+        raise GeneratorError(f"{folder} is an imported checkpoint", hint="sample it with tina_cli.paper_generator")
+    check_files(folder, info)
     return Generator(folder, info, device, clip_name, cache)
 
 

@@ -1,7 +1,7 @@
 """REVERSE PROCESS: noise -> clean tokens in a few calls of a denoiser. Plain functions.
 
 Each takes `denoise(x_t [B, K, R], t) -> x_0`, the starting noise, a grid of descending times that ends at 0 (see
-`diffusion.time_grid`) and `noise_at(step) -> [B, K, R]`, which only DDPM calls.
+`diffusion.time_grid`) and `noise_at(step) -> [B, K, R]`, which only DDPM calls. DDPM takes another schedule than ours, too.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 NoiseAt = Callable[[int], Tensor]
 
 
-def sample_ddpm(denoise: Denoise, x: Tensor, times: Tensor, noise_at: NoiseAt) -> Tensor:
+def sample_ddpm(
+    denoise: Denoise, x: Tensor, times: Tensor, noise_at: NoiseAt, schedule: Callable[[Tensor], Tensor] = alpha_bar
+) -> Tensor:
     """Ancestral sampling (Ho et al. 2020, algorithm 2, with the posterior of equation 7)."""
     x_0 = x
     for step, (t, s) in enumerate(pairwise(times)):
         x_0 = denoise(x, t)
         if s == 0:
             break
-        now, then = alpha_bar(t), alpha_bar(s)
+        now, then = schedule(t), schedule(s)
         ratio = now / then  # alpha of the step
         mean = (then.sqrt() * (1 - ratio) * x_0 + ratio.sqrt() * (1 - then) * x) / (1 - now)
         variance = (1 - then) / (1 - now) * (1 - ratio)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from tina_cli.backbone import Backbone, BackboneSpec, weights_sha256, with_weights
-from tina_cli.config import Preprocess
+from tina_cli.config import Preprocess, TrunkStage
 from tina_cli.files import digest, write_atomic
 from tina_cli.images import batches
-from tina_cli.loop import LoopOptions, train_loop
+from tina_cli.loop import LoopOptions, Report, train_loop
 from tina_cli.resnet import ResNet20
 from tina_cli.rng import derive, torch_rng
 from tina_cli.run import Run
@@ -50,7 +51,9 @@ def make_trunk(run: Run, concepts: Sequence[Concept], places: Mapping[str, Seque
     path = run.work / f"trunk-{digest([asdict(run.recipe.trunk), run.recipe.seed, places])}.safetensors"
     if not path.exists():
         pictures, labels = learning_pictures(run, how, concepts, places)
-        write_atomic(path, save(train_trunk(run, pictures, labels)))
+        report = partial(run.report, stage="trunk")
+        state = train_trunk(run.recipe.trunk, run.recipe.seed, run.device, run.work, report, pictures, labels)
+        write_atomic(path, save(state))
     state = load_file(path)
     spec = BackboneSpec(ARCH, weights_sha256(state), ResNet20.num_features, how)
     return replace(with_weights(spec, state, run.device, str(path)), own=state)
@@ -80,15 +83,19 @@ def learning_pictures(
     return torch.cat(found)[usable], bank.concept[usable].unique(return_inverse=True)[1]
 
 
-def train_trunk(run: Run, pictures: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return the trunk's state after training; its batch statistics are those of the averaged weights."""
-    options, device = run.recipe.trunk, run.device
-    torch.manual_seed(derive(run.recipe.seed, "trunk"))
+def train_trunk(
+    options: TrunkStage, seed: int, device: torch.device, folder: Path, report: Report, pictures: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """Return the trunk's state after training; its batch statistics are those of the averaged weights.
+
+    Checkpoints are kept in `folder`.
+    """
+    torch.manual_seed(derive(seed, "trunk"))
     network: Any = Whole(int(labels.max()) + 1).to(device)
     network = network.to(memory_format=torch.channels_last)
 
     def batch_at(step: int) -> tuple[Tensor, Tensor]:
-        rng = torch_rng(run.recipe.seed, "trunk", step)
+        rng = torch_rng(seed, "trunk", step)
         rows = torch.randint(len(labels), (options.batch,), generator=rng)
         left, top, flip = (torch.randint(high, (1,), generator=rng).item() for high in (2 * SHIFT + 1, 2 * SHIFT + 1, 2))
         some = pad(pictures[rows].float(), [SHIFT] * 4)[:, :, int(top) :, int(left) :][..., : options.size, : options.size]
@@ -98,9 +105,9 @@ def train_trunk(run: Run, pictures: Tensor, labels: Tensor) -> dict[str, Tensor]
         some, wanted = batch_at(step)
         return cross_entropy(network(some), wanted, label_smoothing=0.1), {}
 
-    loop = LoopOptions(steps=options.steps, lr=options.lr, warmup=50, weight_decay=0.05, ema=0.99, seed=run.recipe.seed)
-    checkpoint = run.work / f"trunk-steps-{digest([asdict(options), run.recipe.seed, len(labels)])}.safetensors"
-    ema = train_loop(network, loss_at, loop, checkpoint, lambda **fields: run.report(stage="trunk", **fields))
+    loop = LoopOptions(steps=options.steps, lr=options.lr, warmup=50, weight_decay=0.05, ema=0.99, seed=seed)
+    checkpoint = folder / f"trunk-steps-{digest([asdict(options), seed, len(labels)])}.safetensors"
+    ema = train_loop(network, loss_at, loop, checkpoint, report)
     network.load_state_dict(ema, strict=False)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -109,7 +116,7 @@ def train_trunk(run: Run, pictures: Tensor, labels: Tensor) -> dict[str, Tensor]
     network.train()
     with torch.no_grad():
         for start in range(0, min(len(labels), 8 * BATCH), BATCH):
-            order = torch.randperm(len(labels), generator=torch_rng(run.recipe.seed, "statistics", start))[:BATCH]
+            order = torch.randperm(len(labels), generator=torch_rng(seed, "statistics", start))[:BATCH]
             network(pictures[order].float().to(device, memory_format=torch.channels_last))
     state = network.trunk.state_dict()
     return {name: value.cpu().contiguous() for name, value in state.items() if not name.endswith("num_batches_tracked")}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tina_cli.errors import DataError, GeneratorError
-from tina_cli.files import read_json
+from tina_cli.files import read_json, sha256
 
 FORMAT = 1
 INFO = "generator.json"
@@ -45,3 +45,14 @@ def read_generator_info(folder: Path) -> dict[str, Any]:
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise GeneratorError(f"{folder / INFO} is of another format", hint="upgrade tina, or train the generator again")
     return info
+
+
+def check_files(folder: Path, info: dict[str, Any]) -> None:
+    """Check the hash of every file of a generator; raises `GeneratorError`."""
+    for name, wanted in info["files"].items():
+        try:
+            found = sha256(folder / name)
+        except DataError as error:
+            raise GeneratorError(f"the generator {folder} lacks {name}", hint="copy or fetch it again") from error
+        if found != wanted:
+            raise GeneratorError(f"{folder / name} is damaged: its SHA-256 is not the recorded one", hint="fetch it again")

@@ -13,8 +13,12 @@ from tina_cli.errors import DataError, GateMissed, UsageError
 
 
 def evaluate(
-    path: Annotated[Path, typer.Argument(help="A model file, or a generator directory.")],
-    data: Annotated[Path, typer.Option(help="Pictures: one subfolder a class, or test/ and train/ with such subfolders.")],
+    path: Annotated[
+        Path | None, typer.Argument(help="A model file, or a generator directory.", show_default="the embedded generator")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Pictures: one subfolder a class, or test/ and train/ with such subfolders.")
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Model: go on without classes that have no folder.")
     ] = False,
@@ -25,6 +29,18 @@ def evaluate(
     shuffle_names: Annotated[
         bool, typer.Option("--shuffle-names", help="Generator: shuffle each task's names. A control: the result is chance.")
     ] = False,
+    suite: Annotated[str | None, typer.Option(help="Run a whole study instead: paper.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Study: a recipe, by name or .toml file.", show_default="the suite's")
+    ] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Study: every experiment in miniature, in minutes.")] = False,
+    experiment: Annotated[
+        list[str] | None, typer.Option(help="Study: this experiment alone. Repeatable.", show_default="all")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Study: folder for results, plots and what is made on the way.")
+    ] = Path("study"),
+    resume: Annotated[bool, typer.Option("--resume", help="Study: go on with an interrupted run.")] = False,
     seed: options.Seed = 0,
     weights: options.Weights = None,
     clip: options.Clip = None,
@@ -34,6 +50,20 @@ def evaluate(
     quiet: options.Quiet = False,
 ) -> None:
     """Measure accuracy on pictures, with intervals: of a model, or of what a generator makes of the folders' names."""
+    if suite is not None:
+        if suite != "paper":
+            raise UsageError(f"unknown suite {suite!r}", hint="the one there is: paper")
+        values = of_suite(
+            path, data, recipe or ("paper-smoke" if smoke else "paper"), smoke, experiment or [], output, resume, quiet
+        )
+        result_json(values) if json else result(f"{output / 'results.md'}: {len(values['sections'])} experiments")
+        return
+    if data is None:
+        raise UsageError("missing option --data", hint="a folder of pictures, one subfolder a class")
+    if path is None:
+        from tina_cli.weights import find_generator
+
+        path = find_generator(None)
     if not path.exists():
         raise DataError(f"there is no file {path}")
     if path.is_dir():
@@ -107,6 +137,42 @@ def of_generator(
     protocol = Protocol(tasks, classes, shots, shuffled, seed=seed)
     with Steps(quiet) as progress:
         return compare(generator, test, train, protocol, user_cache_path("tina") / "features", progress.step)
+
+
+def of_suite(
+    path: Path | None, data: Path | None, recipe: str, smoke: bool, only: list[str], output: Path, resume: bool, quiet: bool
+) -> dict[str, Any]:
+    """Run the paper's study on a folder of test/ and train/ and write results, tables and plots; a smoke run needs none."""
+    from tina_cli.study.recipe import load_study
+
+    chosen = load_study(recipe)
+    if data is None and not smoke:
+        raise UsageError(
+            "the study needs pictures", hint="--data FOLDER with train/ and test/, or --smoke for a run in miniature"
+        )
+    from tina_cli.comparison import read_splits
+    from tina_cli.device import choose_device
+    from tina_cli.files import pretty_json, write_atomic
+    from tina_cli.generator import open_generator
+    from tina_cli.study.report import check_plots, write_report
+    from tina_cli.study.suite import Job, run_suite
+    from tina_cli.weights import find_generator
+
+    check_plots()
+    test, train = read_splits(data) if data else ({}, {})
+    if data and not train:
+        raise DataError(f"{data} has no train/ and test/", hint="the study fits networks on one and measures on the other")
+    generator = open_generator(path or find_generator(None), choose_device("cpu"), None, False)
+    with Steps(quiet) as progress:
+
+        def report(**fields: Any) -> None:
+            if fields.get("event") == "step" and "of" in fields:
+                progress.step(fields["stage"], fields["step"], fields["of"])
+
+        values = run_suite(Job(train, test, generator, chosen, output, report, only), resume)
+    write_atomic(output / "results.json", pretty_json(values).encode())
+    write_report(values, output, "tina evaluate --suite paper" + (" --smoke" if smoke else " --data FOLDER"))
+    return values
 
 
 def show_model(values: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ def inspect(
         if json:
             result_json({"schema": "tina/inspect-generator/1", **info})
         else:
-            show_generator(info)
+            (show_import if "kind" in info else show_generator)(info)
         return
     from tina_cli.modelfile import read_info
 
@@ -63,3 +63,11 @@ def show_generator(info: dict[str, Any]) -> None:
     result(f"sampler      {info['sampling']['sampler']}, {info['sampling']['steps']} steps")
     result(f"concepts     {len(info['concepts'])} known, {len(info['heldout'])} held out")
     result(f"data         {', '.join(f'{name} ({count})' for name, count in info['data'].items())}")
+
+
+def show_import(info: dict[str, Any]) -> None:
+    """Print the description of an imported checkpoint of the paper's network."""
+    shape = info["denoiser"]
+    result(f"generator    {info['name']}, the paper's network ({info['source']['weights']})")
+    result(f"denoiser     {shape['layers']} layers of width {shape['width']}, {len(shape['chunks'])} chunks of parameters")
+    result(f"generates    {sum(shape['chunks']):,} parameters for {shape['classes']} classes")

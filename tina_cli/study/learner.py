@@ -1,0 +1,208 @@
+"""LEARNER: training what turns conditions into networks, and sampling from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from tina_cli.diffusion import alpha_bar, time_grid
+from tina_cli.loop import LoopOptions, train_loop
+from tina_cli.ridge import KernelRidge, fit_kernel_ridge
+from tina_cli.rng import numpy_rng, torch_rng
+from tina_cli.sampler import SAMPLERS
+from tina_cli.study.lab import Lab, Task
+from tina_cli.study.network import Hypernetwork, NetDenoiser, State, initialise
+from tina_cli.study.pmodels import Networks
+from tina_cli.study.recipe import Learning
+from tina_cli.study.targets import forward_many
+from tina_cli.zoo.store import FIT
+
+GAMMA, NOISE = 3.0, 0.01  # of the regression from conditions to rows
+TIMESTEPS = 1000
+KINDS = ("denoiser", "regressor", "hypernetwork")
+
+
+@dataclass(frozen=True)
+class Space:
+    """How networks become states: bodies as what they differ by from `mean [P]`, rows from their anchors, in units of scale."""
+
+    mean: Tensor
+    scale: Tensor
+    row_scale: Tensor
+    prior: KernelRidge
+
+    def anchor(self, condition: Tensor) -> Tensor:
+        """Return the anchor rows [..., R] of conditions [..., d]."""
+        return self.prior.predict(condition.flatten(0, -2)).unflatten(0, condition.shape[:-1])
+
+    def encode(self, networks: Networks, anchor: Tensor) -> State:
+        """Return the clean states of networks."""
+        return State((networks.bodies - self.mean) / self.scale, (networks.rows - anchor) / self.row_scale)
+
+    def decode(self, state: State, anchor: Tensor) -> Networks:
+        """Return the networks of clean states."""
+        return Networks(self.mean + state.body * self.scale, anchor + state.rows * self.row_scale)
+
+
+def class_means(tasks: Sequence[Task], networks: Networks, classes: int) -> tuple[Tensor, Tensor]:
+    """Return each class's mean row [N, R] over the p-Models it is in, and in how many it is [N]."""
+    places = torch.tensor(tasks).flatten()
+    sums = torch.zeros(classes, networks.rows.shape[-1]).index_add_(0, places, networks.rows.flatten(0, 1))
+    counts = torch.bincount(places, minlength=classes)
+    return sums / counts.clamp_min(1)[:, None], counts
+
+
+def fit_space(lab: Lab, tasks: Sequence[Task], networks: Networks, normalised: bool = True, anchored: bool = True) -> Space:
+    """Fit the space to the zoo: the generic model's body, its rows by regression on conditions, how far p-Models are from both.
+
+    Without anchors, a network is told from nothing and a row from the mean row.
+    """
+    generic = lab.generic()
+    rows = generic.rows[0] if anchored else generic.rows[0].mean(0).expand(len(lab.bank.names), -1)
+    prior = fit_kernel_ridge(lab.conditions, rows, GAMMA, NOISE)
+    middle = generic.bodies[0] * anchored
+    if not normalised:
+        return Space(middle, torch.ones_like(middle), torch.ones(()), prior)
+    spread = (networks.bodies - middle).square().mean(0).sqrt()
+    rest = networks.rows - prior.predict(lab.conditions)[torch.tensor(tasks)]
+    floor = 0.1 * float(spread.mean()) if len(spread) else 0.0
+    return Space(middle, spread.clamp_min(floor), rest.square().mean().sqrt(), prior)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A trained generator of networks."""
+
+    lab: Lab
+    space: Space
+    network: nn.Module
+    kind: str
+
+    @torch.inference_mode()
+    def make(
+        self, tasks: Sequence[Task], condition: Tensor | None = None, seed: int = 0, steps: int = 0, sampler: str = ""
+    ) -> Networks:
+        """Generate the networks of tasks of one size, by their classes' conditions or by those given, [T, K, d]."""
+        told = self.lab.conditions[torch.tensor(tasks)] if condition is None else condition
+        names = [[self.lab.bank.names[c] for c in task] for task in tasks]
+        return self.sample(told, names, seed, steps or self.lab.recipe.steps, sampler or self.lab.recipe.sampler)
+
+    def sample(self, told: Tensor, names: Sequence[Sequence[str]], seed: int, steps: int, sampler: str) -> Networks:
+        """Generate by conditions [T, K, d]; the noise of a class depends on the seed and its name alone."""
+        anchor = self.space.anchor(told)
+        body, row = self.lab.target.body_dim, self.lab.target.row_dim
+        if self.kind != "denoiser":
+            nothing = State(torch.zeros(len(told), body), torch.zeros_like(anchor))
+            return self.space.decode(self.network(nothing, torch.ones(len(told)), told, anchor), anchor)
+
+        def noise_at(step: int) -> Tensor:
+            shared = torch.randn(body, generator=torch_rng(seed, "body", step)).expand(len(told), -1)
+            own = {n: torch.randn(row, generator=torch_rng(seed, "row", step, n)) for n in {n for ns in names for n in ns}}
+            rows = torch.stack([torch.stack([own[name] for name in some]) for some in names])
+            return State(shared, rows).flat()
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            return self.network(State.of(x, body, row), t.expand(len(told)), told, anchor).flat()
+
+        out = SAMPLERS[sampler](denoise, noise_at(-1), time_grid(steps, TIMESTEPS), noise_at)
+        return self.space.decode(State.of(out, body, row), anchor)
+
+
+def build(lab: Lab, options: Learning, kind: str) -> nn.Module:
+    """Build an untrained network of one kind."""
+    body, row, told = lab.target.body_dim, lab.target.row_dim, lab.conditions.shape[1]
+    if kind == "hypernetwork":
+        return Hypernetwork(body, row, told, 2 * options.width, options.layers)
+    return NetDenoiser(body, row, told, options.width, options.layers, options.heads)
+
+
+def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zoo: int | None = None) -> Learner:
+    """Train a generator of networks on the zoo, or on its first `zoo` p-Models.
+
+    The loss is the distance to the p-Model in the state's units, plus the cross-entropy of the predicted network on FIT
+    pictures of its task. Half of a batch are the zoo's tasks at random times; the other half, drawn anew, have no p-Model and
+    are all noise. Test tasks are never drawn.
+    """
+    tasks, networks = lab.zoo()
+    tasks, networks = tasks[:zoo], networks[slice(zoo)]
+    space = fit_space(lab, tasks, networks, options.normalise, options.anchored)
+    network: Any = build(lab, options, kind)
+    initialise(network, torch_rng(seed, "learner", kind))
+    test = {tuple(t) for size in {lab.recipe.classes, *options.sizes} for t in lab.tasks("test", lab.recipe.test_tasks, size)}
+
+    def draw(step: int) -> tuple[list[Task], Networks | None]:
+        """Return the tasks of a step, those of the zoo first, and their p-Models."""
+        rng = numpy_rng(seed, "batch", step)
+        if options.sizes and step % 2:
+            size = int(rng.choice([s for s in options.sizes if s <= len(lab.bank.names)]))
+            batch, own = max(1, options.batch * lab.recipe.classes // size), []
+        else:
+            size, batch = lab.recipe.classes, options.batch
+            own = rng.integers(len(tasks), size=batch if not options.fresh else batch // 2).tolist()
+        chosen = [tasks[i] for i in own]
+        while len(chosen) < batch:
+            task = sorted(rng.permutation(len(lab.bank.names))[:size].tolist())
+            if tuple(task) not in test or size == len(lab.bank.names):
+                chosen.append(task)
+        return chosen, networks[own] if own else None
+
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        chosen, target = draw(step)
+        known = len(target) if target else 0
+        told = lab.conditions[torch.tensor(chosen)]
+        rng = torch_rng(seed, "step", step)
+        blur = options.noise * told.shape[-1] ** -0.5 * torch.randn(told.shape, generator=rng)
+        told = normalize(told + blur, dim=-1)
+        anchor = space.anchor(told)
+        body = torch.randn(len(chosen), lab.target.body_dim, generator=rng)
+        x = State(body, torch.randn(anchor.shape, generator=rng))
+        t = torch.ones(len(chosen))
+        clean = None
+        if target:
+            clean = space.encode(target, anchor[:known])
+            if kind == "denoiser":
+                t[:known] = torch.rand(known, generator=rng)
+                signal = alpha_bar(t[:known])[:, None]
+                noisy = signal.sqrt() * clean.flat() + (1 - signal).sqrt() * State(x.body[:known], x.rows[:known]).flat()
+                part = State.of(noisy, lab.target.body_dim, lab.target.row_dim)
+                x = State(torch.cat([part.body, x.body[known:]]), torch.cat([part.rows, x.rows[known:]]))
+        if kind != "denoiser":
+            x = State(torch.zeros_like(x.body), torch.zeros_like(x.rows))
+        out = network(x, t, told, anchor)
+        loss, parts = torch.zeros(()), {}
+        if clean is not None and options.distance:
+            far = (out.rows[:known] - clean.rows).square().mean()
+            if lab.target.body_dim:
+                far = far + (out.body[:known] - clean.body).square().mean()
+            loss, parts["distance"] = loss + options.distance * far, far.item()
+        if options.functional:
+            count = max(1, options.pictures * lab.recipe.classes // len(chosen[0]))
+            inputs = lab.bank.draw(chosen, count, FIT, "functional", seed, step)
+            made = space.decode(out, anchor)
+            logits = forward_many(lab.target, made.bodies, made.rows, inputs)
+            labels = torch.arange(len(chosen[0])).repeat_interleave(count).repeat(len(chosen))
+            entropy = cross_entropy(logits.flatten(0, 1), labels)
+            loss, parts["entropy"] = loss + options.functional * entropy, entropy.item()
+        return loss, parts
+
+    loop = LoopOptions(
+        steps=options.steps, lr=options.lr, warmup=min(100, options.steps // 10), ema=0.995, checkpoint_every=250,
+        log_every=100, seed=seed,
+    )  # fmt: skip
+    key = [asdict(options), kind, seed, len(tasks), lab.recipe.pmodel.__dict__, lab.recipe.generic.__dict__, lab.recipe.classes]
+    name = f"{kind}-{seed}"
+
+    def make() -> dict[str, Tensor]:
+        checkpoint = lab.checkpoint(name, key)
+        ema = train_loop(network, loss_at, loop, checkpoint, lab.stage(name))
+        checkpoint.unlink()
+        return {k: v.contiguous() for k, v in ema.items()}
+
+    state = lab.keep(name, key, make)
+    network.load_state_dict({k: v for k, v in state.items() if k != "seconds"})
+    return Learner(lab, space, network.eval(), kind)

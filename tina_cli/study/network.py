@@ -1,0 +1,109 @@
+"""NETWORKS that make networks: a set-equivariant denoiser of bodies and rows, and a hypernetwork of one pass.
+
+Both are told each class's condition and anchor, and return what a p-Model differs by from its anchors, in units of how far
+the zoo's p-Models do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, pad, silu
+
+from tina_cli.denoiser import Block, time_features
+
+CHUNK = 576  # weights of the body in a token, as in the paper's own network
+
+
+@dataclass(frozen=True)
+class State:
+    """Bodies [B, P] and rows [B, K, R] as deviations from their anchors, clean or noisy."""
+
+    body: Tensor
+    rows: Tensor
+
+    def flat(self) -> Tensor:
+        """Return both as one tensor [B, P + K R], which samplers work on."""
+        return torch.cat([self.body, self.rows.flatten(1)], dim=1)
+
+    @classmethod
+    def of(cls, flat: Tensor, body: int, row: int) -> State:
+        """Return the state of a flat tensor."""
+        return cls(flat[:, :body], flat[:, body:].unflatten(1, (-1, row)))
+
+
+class NetDenoiser(nn.Module):
+    """Noisy state, conditions, anchors and time -> clean state. Rows are a set; the body's tokens have positions."""
+
+    def __init__(self, body: int, row: int, condition: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.body, self.chunks = body, -(-body // CHUNK)
+        self.from_row = nn.Linear(row, width)
+        self.from_anchor = nn.Linear(row, width)
+        self.from_condition = nn.Linear(condition, width)
+        self.from_chunk = nn.Parameter(torch.randn(self.chunks, CHUNK, width) * CHUNK**-0.5)
+        self.position = nn.Parameter(torch.randn(self.chunks, width) * 0.02)
+        self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        self.modulation = nn.Linear(width, 6 * width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.to_row = nn.Linear(width, row)
+        self.to_chunk = nn.Parameter(torch.zeros(self.chunks, width, CHUNK))
+        nn.init.zeros_(self.to_row.weight)  # at the start the prediction is the anchor
+        nn.init.zeros_(self.to_row.bias)
+
+    def forward(self, x: State, t: Tensor, condition: Tensor, anchor: Tensor) -> State:
+        """Return the clean state for times t [B] in [0, 1], condition [B, K, d] and anchor [B, K, R]."""
+        classes = x.rows.shape[1]
+        told = self.from_condition(condition * condition.shape[-1] ** 0.5)
+        tokens = self.from_row(x.rows) + self.from_anchor(anchor) + told  # (B, K, W)
+        chunks = pad(x.body, (0, self.chunks * CHUNK - self.body)).unflatten(1, (self.chunks, CHUNK))
+        shared = torch.einsum("bcs,csw->bcw", chunks, self.from_chunk) + self.position  # (B, C, W)
+        tokens = torch.cat([tokens, shared], dim=1)  # (B, K + C, W)
+        time = self.modulation(silu(self.time(time_features(t)))).unflatten(-1, (6, -1))
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        for block in self.blocks:
+            tokens = block(tokens, time, mask)
+        tokens = self.norm(tokens)
+        body = torch.einsum("bcw,cws->bcs", tokens[:, classes:], self.to_chunk).flatten(1)[:, : self.body]
+        return State(body, self.to_row(tokens[:, :classes]))
+
+
+class Hypernetwork(nn.Module):
+    """Conditions and anchors -> clean state in one pass, equivariant: each class sees itself and the mean of all.
+
+    Source: Amosy et al. 2022, Text2Model, equivariant layers after Zaheer et al. 2017, Deep Sets, equation 4.
+    """
+
+    def __init__(self, body: int, row: int, condition: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(condition + row, width)
+        self.own = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.all = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.to_row = nn.Linear(width, row)
+        self.to_body = nn.Parameter(torch.zeros(width, body))
+        nn.init.zeros_(self.to_row.weight)
+        nn.init.zeros_(self.to_row.bias)
+
+    def forward(self, x: State, t: Tensor, condition: Tensor, anchor: Tensor) -> State:
+        """Return the clean state; neither x nor t matters."""
+        h = gelu(self.embed(torch.cat([condition * condition.shape[-1] ** 0.5, anchor], dim=-1)))  # (B, K, W)
+        for own, everyone, norm in zip(self.own, self.all, self.norms, strict=True):
+            h = h + gelu(own(norm(h)) + everyone(norm(h).mean(1, keepdim=True)))
+        return State(h.mean(1) @ self.to_body, self.to_row(h))
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, rng: torch.Generator, std: float | None = None) -> None:
+    """Draw a network's weights anew, with 1 / fan-in as their variance unless `std` is given; what is zero stays zero.
+
+    From a generator of its own: trainings side by side share torch's.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and parameter.any():
+            parameter.normal_(0, std or parameter.shape[1] ** -0.5, generator=rng)
+        elif parameter.ndim == 1 and not (parameter == 1).all():
+            parameter.zero_()

@@ -1,0 +1,108 @@
+"""Every number of a run of the study, read from TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tina_cli.config import from_dict
+from tina_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a network is fitted to pictures: Adam, a cosine to zero, so many pictures a step."""
+
+    steps: int = 200
+    batch: int = 60
+    lr: float = 1e-2
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a generator of networks is built and trained."""
+
+    width: int = 192
+    layers: int = 3
+    heads: int = 4
+    steps: int = 1500
+    batch: int = 8  # tasks, half of them of the zoo
+    pictures: int = 8  # of each class
+    lr: float = 1e-3
+    distance: float = 1.0  # weight of the distance to the p-Model
+    functional: float = 1.0  # weight of the cross-entropy of the predicted network
+    fresh: bool = True  # half of the tasks are drawn anew, and have no p-Model
+    normalise: bool = True
+    anchored: bool = True  # networks are told as deviations from what regression on the conditions gives
+    noise: float = 0.1  # added to the conditions, its length beside theirs
+    sizes: tuple[int, ...] = ()  # numbers of classes of the tasks drawn anew; none: the recipe's
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The paper's own network and its training."""
+
+    width: int = 256
+    layers: int = 6
+    heads: int = 8
+    steps: int = 4000
+    batch: int = 32
+    lr: float = 4e-4
+
+
+@dataclass(frozen=True)
+class StudyRecipe:
+    """Every number of the study."""
+
+    name: str = "paper"
+    seed: int = 0
+    targets: tuple[str, ...] = ("cnn-5k",)
+    classes: int = 10
+    pictures: int = 500  # of each class, at most
+    clip_pictures: int = 500  # of each class and part that the CLIP sees
+    tune_share: float = 0.2
+    zoo: int = 1000
+    shard: int = 50
+    seen_tasks: int = 50
+    test_tasks: int = 100
+    few_tasks: int = 30  # where each task is costly
+    seeds: int = 3
+    steps: int = 4
+    sampler: str = "ddim"
+    paper_steps: int = 1000
+    samples: int = 8
+    experts: int = 5
+    generic: Tuning = field(default_factory=Tuning)
+    trunk: Tuning = field(default_factory=Tuning)
+    pmodel: Tuning = field(default_factory=Tuning)
+    oracle: Tuning = field(default_factory=Tuning)
+    few: Tuning = field(default_factory=Tuning)  # on few pictures a class
+    ours: Learning = field(default_factory=Learning)
+    small: Learning = field(default_factory=Learning)  # where many are compared
+    paper: Paper = field(default_factory=Paper)
+    shots: tuple[int, ...] = (1, 5, 20)
+    larger: tuple[str, ...] = ("cnn-15k",)  # larger targets, by a smaller zoo
+    larger_zoo: int = 100
+    sizes: tuple[int, ...] = (2, 3, 5, 10, 20, 50, 100)
+    zoo_sizes: tuple[int, ...] = (30, 100, 300, 1000)
+    widths: tuple[int, ...] = (64, 192, 384)
+    sample_steps: tuple[int, ...] = (1, 2, 3, 5, 10, 50, 1000)
+    near: tuple[str, ...] = ()  # classes kept out in the study of unseen classes whose kin is seen
+    far: tuple[str, ...] = ()  # and whole superclasses kept out
+
+
+def load_study(name: str) -> StudyRecipe:
+    """Load a recipe of the study shipped with it, by name, or a TOML file by its path; raises `UsageError`."""
+    folder = resources.files("tina_cli") / "study" / "recipes"
+    source: Any = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
+    if not source.is_file():
+        names = sorted(path.name.removesuffix(".toml") for path in folder.iterdir())
+        raise UsageError(f"there is no recipe {name} of the study", hint=f"a .toml file, or one of {', '.join(names)}")
+    try:
+        values = tomllib.loads(source.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the recipe {name} is not TOML: {error}") from error
+    return from_dict(StudyRecipe, values, f"the recipe {name}")
