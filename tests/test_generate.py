@@ -199,3 +199,28 @@ def test_export_is_the_same_model(tina: Tina, pets: Path, tmp_path: Path) -> Non
     wanted = [list(classifier(tmp_path / f"{number}.png").probabilities.values()) for number in range(3)]
     assert torch.allclose(torch.tensor(found_probabilities), torch.tensor(wanted), atol=1e-4)
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == ["cat", "dog", "truck"]
+
+
+def test_onnxruntime_is_a_faster_way_to_the_same(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    from tina_cli import prediction
+
+    monkeypatch.setattr(prediction, "MANY", 3)
+    monkeypatch.setattr(prediction, "PORTION", 4)
+    slow = load_classifier(pets)
+    assert slow.fast(2) is slow
+    fast = slow.fast(3)
+    assert fast is not slow
+    colours = ("red", "blue", "gold", "lime", "gray", "black")
+    for number, colour in enumerate(colours):
+        draw(tmp_path / f"{number}.png", colour, number)
+    (tmp_path / "broken.png").write_text("no picture")
+    paths = [tmp_path / f"{name}.png" for name in (0, 1, "broken", 2, 3, 4, 5)]
+    one, other = list(slow.each(paths, 2)), list(fast.each(paths, 2))
+    assert [isinstance(found, prediction.Prediction) for found in one] == [True, True, False, True, True, True, True]
+    for a, b in zip(one, other, strict=True):
+        if isinstance(a, prediction.Prediction) and isinstance(b, prediction.Prediction):
+            assert (a.image, a.label, a.unsure) == (b.image, b.label, b.unsure)
+            assert b.probabilities == pytest.approx(a.probabilities, abs=1e-5)
+        else:
+            assert str(a) == str(b)

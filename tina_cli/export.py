@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import tempfile
-import warnings
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from tina_cli.errors import DataError
 from tina_cli.files import canonical_json
+from tina_cli.onnx_trunk import to_onnx_model
 from tina_cli.prediction import Classifier
-
-NEEDED = ("onnx", "onnxscript")
 
 
 class Whole(nn.Module):
@@ -48,27 +40,9 @@ def to_onnx(classifier: Classifier) -> bytes:
 
     Raises `DataError` where the packages for it are missing.
     """
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise DataError(f"export needs {' and '.join(missing)}", hint='pip install "tina-cli[export]"')
+    whole = to_onnx_model(Whole(classifier), classifier.backbone.spec.preprocess.size, "probabilities")
     import onnx
 
-    size = classifier.backbone.spec.preprocess.size
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")
-        path = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            Whole(classifier).eval(),
-            (torch.zeros(2, 3, size, size),),
-            path,
-            input_names=["pictures"],
-            output_names=["probabilities"],
-            dynamic_shapes={"pictures": {0: torch.export.Dim("n")}},
-            external_data=False,
-            verbose=False,
-            dynamo=True,
-        )
-        whole = onnx.load(path)
     how = classifier.backbone.spec.to_json()["preprocess"]
     onnx.helper.set_model_props(
         whole, {"classes": canonical_json(classifier.model.classes), "preprocess": canonical_json(how), "made_by": "tina"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -14,7 +14,11 @@ from tina_cli.errors import ImageError, ModelFileError
 from tina_cli.generator import open_generator
 from tina_cli.images import load_bytes, load_image
 from tina_cli.modelfile import Model, read_model
+from tina_cli.onnx_trunk import can_run, with_onnx
 from tina_cli.weights import find_generator
+
+PORTION = 256  # pictures between which a broken one is looked for
+MANY = 500  # pictures that are worth the half minute in which onnxruntime's file is made, once
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,30 @@ class Classifier:
         return self.predictions([name], self.backbone.features(picture[None]))[0]
 
     def each(self, paths: Sequence[Path], batch: int = 16) -> Iterator[Prediction | ImageError]:
-        """Yield a prediction, or the error of a broken picture, for every file, in order."""
-        for start in range(0, len(paths), batch):
-            part = paths[start : start + batch]
-            try:
-                yield from self.predictions([str(path) for path in part], self.backbone.read(part, batch))
-            except ImageError:  # find out which: one broken picture must not cost its neighbours
-                for path in part:
-                    try:
-                        yield self(path)
-                    except ImageError as error:
-                        yield error
+        """Yield a prediction, or the error of a broken picture, for every file, in order.
+
+        Pictures are decoded while the trunk works on those before them.
+        """
+        for start in range(0, len(paths), PORTION):
+            yield from self._some(paths[start : start + PORTION], batch)
+
+    def _some(self, paths: Sequence[Path], batch: int) -> Iterator[Prediction | ImageError]:
+        try:
+            found = self.predictions([str(path) for path in paths], self.backbone.read(paths, batch))
+        except ImageError as error:  # find out which: one broken picture must not cost its neighbours
+            if len(paths) == 1:
+                yield error
+                return
+            for half in (paths[: len(paths) // 2], paths[len(paths) // 2 :]):
+                yield from self._some(half, batch)
+        else:
+            yield from found
+
+    def fast(self, pictures: int) -> Classifier:
+        """Return the classifier whose trunk is run in the fastest way for so many pictures; scores agree to five digits."""
+        if pictures < MANY or self.backbone.device.type != "cpu" or not can_run():
+            return self
+        return replace(self, backbone=with_onnx(self.backbone))
 
 
 def load_classifier(model: str | Path, weights: str | None = None, device: str = "auto") -> Classifier:

@@ -29,8 +29,8 @@ def predict(
     from tina_cli.prediction import load_classifier
 
     paths = [part for path in image for part in ([path] if str(path) == "-" else expand([path]))]
-    classifier = load_classifier(model, weights, device)
     files = [path for path in paths if str(path) != "-"]
+    classifier = load_classifier(model, weights, device).fast(len(files))
     failed = 0
     outcomes = classifier.each(files)
     for path in paths:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,23 +74,37 @@ def score(lab: Lab, tasks: Sequence[Task], networks: Networks, part: int = TEST)
 
 
 def trainings(study: Study) -> list[Callable[[], object]]:
-    """Return every training that the experiments need, none of which needs another's result."""
-    out: list[Callable[[], object]] = []
+    """Return every training that the experiments need, none of which needs another's result, those that take longest first."""
+    recipe, small = study.recipe, study.recipe.small
+    out: dict[object, Callable[[], object]] = {}
+
+    def add(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zoo: int | None = None) -> None:
+        key = (lab.target.name, len(lab.bank.names), options, kind, seed, min(zoo or lab.recipe.zoo, lab.recipe.zoo))
+        out[key] = partial(learn, lab, options, kind, seed, zoo)
+
     for lab in study.labs.values():
-        for seed in range(study.recipe.seeds):
-            out.append(lambda lab=lab, seed=seed: learn(lab, study.recipe.ours, seed=seed))  # type: ignore[misc]
-        out.append(lambda lab=lab: baselines.paper(lab))  # type: ignore[misc]
+        for seed in range(recipe.seeds):
+            add(lab, best(lab), seed=seed)
         for kind in ("regressor", "hypernetwork"):
-            out.append(lambda lab=lab, kind=kind: learn(lab, study.recipe.ours, kind))  # type: ignore[misc]
-    variants = [
-        *ablations(study.recipe).values(),
-        *sizes(study.recipe).values(),
-        mixed(study.recipe),
-        unaugmented(study.recipe),
-    ]
-    out += [lambda options=options: learn(study.main, options) for options in variants]  # type: ignore[misc]
-    out += [lambda zoo=zoo: learn(study.main, few_models(study.recipe), zoo=zoo) for zoo in study.recipe.zoo_sizes]  # type: ignore[misc]
-    return out
+            add(lab, best(lab), kind)
+        out["paper", lab.target.name] = partial(baselines.paper, lab)
+    for lab in (*study.larger.values(), seen_lab(study)):
+        add(lab, small)
+    for options in (*ablations(recipe).values(), *sizes(recipe).values(), mixed(recipe), unaugmented(recipe)):
+        add(study.main, options)
+    for count in recipe.zoo_sizes:
+        add(study.main, few_models(recipe), zoo=count)
+    return list(out.values())
+
+
+def best(lab: Lab) -> Learning:
+    """Return how ours is trained for a target."""
+    return lab.recipe.ours if lab.target.channels else lab.recipe.heads
+
+
+def zoos(study: Study) -> list[Callable[[], object]]:
+    """Return the making of every zoo, first of all."""
+    return [lab.zoo for lab in (*study.larger.values(), *study.labs.values(), seen_lab(study))]
 
 
 def ablations(recipe: StudyRecipe) -> dict[str, Learning]:
@@ -97,9 +112,9 @@ def ablations(recipe: StudyRecipe) -> dict[str, Learning]:
     small = recipe.small
     return {
         "both losses": small,
-        "distance to p-Models only": replace(small, functional=0.0),
+        "distance to p-Models only": replace(small, functional=0.0, share=1.0),
         "cross-entropy only": replace(small, distance=0.0),
-        "both, no tasks drawn anew": replace(small, fresh=False),
+        "both, no tasks drawn anew": replace(small, share=1.0),
         "both, not normalised": replace(small, normalise=False),
         "both, no anchors": replace(small, anchored=False),
     }
@@ -122,7 +137,7 @@ def unaugmented(recipe: StudyRecipe) -> Learning:
 
 def few_models(recipe: StudyRecipe) -> Learning:
     """Return a training that sees the zoo's tasks alone, to tell what more p-Models are worth."""
-    return replace(recipe.small, fresh=False)
+    return replace(recipe.small, share=1.0)
 
 
 def all_classes(lab: Lab, tasks: Sequence[Task]) -> list[float]:
@@ -150,8 +165,8 @@ def methods(study: Study, lab: Lab, tasks: Sequence[Task], purpose: str) -> dict
     out["zero-shot CLIP"] = study.zero_shot(tasks)
     out["paper's network"] = score(lab, tasks, baselines.paper(lab).make(tasks))
     for kind in ("hypernetwork", "regressor"):
-        out[kind] = score(lab, tasks, learn(lab, recipe.ours, kind).make(tasks))
-    seeds = [score(lab, tasks, learn(lab, recipe.ours, seed=seed).make(tasks, seed=seed)) for seed in range(recipe.seeds)]
+        out[kind] = score(lab, tasks, learn(lab, best(lab), kind).make(tasks))
+    seeds = [score(lab, tasks, learn(lab, best(lab), seed=seed).make(tasks, seed=seed)) for seed in range(recipe.seeds)]
     out["ours"] = np.mean(seeds, axis=0).tolist()
     for shots in recipe.shots:
         out[f"fine-tuned, {shots} a class"] = score(lab, tasks, lab.fitted(f"{purpose}-{shots}", tasks, recipe.few, most=shots))
@@ -162,14 +177,17 @@ def methods(study: Study, lab: Lab, tasks: Sequence[Task], purpose: str) -> dict
 
 def headline(study: Study) -> Section:
     """Training tasks and unseen tasks, all methods, every target."""
-    tables = {}
-    for name, lab in study.labs.items():
+
+    def one(which: tuple[str, str]) -> tuple[str, list[Row]]:
+        name, split = which
+        lab = study.labs[name]
         seen = lab.tasks("zoo", study.recipe.zoo, study.recipe.classes)[: study.recipe.seen_tasks]
         unseen = lab.tasks("test", study.recipe.test_tasks, study.recipe.classes)
-        for split, tasks in (("training tasks", seen), ("unseen tasks", unseen)):
-            found = methods(study, lab, tasks, "zoo" if split == "training tasks" and study.recipe.shard else "test")
-            tables[f"{name}, {lab.target.parameters(study.recipe.classes):,} parameters, {split}"] = compare(found)
-    return Section("Seen and unseen tasks", tables)
+        found = methods(study, lab, seen if split == "training tasks" else unseen, split)
+        return f"{name}, {lab.target.parameters(study.recipe.classes):,} parameters, {split}", compare(found)
+
+    which = [(name, split) for name in study.labs for split in ("training tasks", "unseen tasks")]
+    return Section("Seen and unseen tasks", dict(study.main.side_by_side(one, which)))
 
 
 def class_counts(study: Study) -> Section:
@@ -227,15 +245,27 @@ def prompts(study: Study) -> Section:
     return Section("Prompts and controls", {"Unseen tasks": rows}, facts={"chance": 1 / recipe.classes})
 
 
+def held_out(study: Study) -> dict[str, list[int]]:
+    """Return the near and the far classes that the study of unseen classes keeps out."""
+    places = {name: i for i, name in enumerate(study.main.bank.names)}
+    recipe = study.recipe
+    return {"near": [places[n] for n in recipe.near if n in places], "far": [places[n] for n in recipe.far if n in places]}
+
+
+def seen_lab(study: Study) -> Lab:
+    """Return the lab of the other classes, as if there were no more."""
+    whole, recipe = study.main, study.recipe
+    held = {c for own in held_out(study).values() for c in own}
+    seen = [c for c in whole.every if c not in held]
+    return replace(whole.only(seen), recipe=replace(recipe, zoo=recipe.larger_zoo), folder=whole.folder / "seen")
+
+
 def unseen_classes(study: Study) -> Section:
     """Classes of which no network ever saw a picture: near ones, whose kin is seen, and far ones, whose superclass is not."""
-    whole, recipe = study.main, study.recipe
-    places = {name: i for i, name in enumerate(whole.bank.names)}
-    groups = {"near": [places[n] for n in recipe.near if n in places], "far": [places[n] for n in recipe.far if n in places]}
+    whole, recipe, groups = study.main, study.recipe, held_out(study)
     held = {c for own in groups.values() for c in own}
     seen = [c for c in whole.every if c not in held]
-    smaller = replace(recipe, zoo=recipe.larger_zoo, classes=min(recipe.classes, len(seen)))
-    lab = replace(whole.only(seen), recipe=smaller, folder=whole.folder / "unseen")
+    lab = seen_lab(study)
     learner = learn(lab, recipe.small)
     tables = {}
     for split, own in groups.items():
@@ -261,7 +291,7 @@ def unseen_classes(study: Study) -> Section:
     note = (
         f"{len(held)} classes held out; selection and oracle are the generic model's and fine-tuning on all classes' pictures"
     )
-    return Section("Unseen classes", tables, facts={"note": note, "p-Models": smaller.zoo})
+    return Section("Unseen classes", tables, facts={"note": note, "p-Models": lab.recipe.zoo})
 
 
 def scaling(study: Study) -> Section:

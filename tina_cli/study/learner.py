@@ -125,8 +125,8 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
     """Train a generator of networks on the zoo, or on its first `zoo` p-Models.
 
     The loss is the distance to the p-Model in the state's units, plus the cross-entropy of the predicted network on FIT
-    pictures of its task. Half of a batch are the zoo's tasks at random times; the other half, drawn anew, have no p-Model and
-    are all noise. Test tasks are never drawn.
+    pictures of its task. A share of a batch are the zoo's tasks at random times; the others, drawn anew, have no p-Model
+    and are all noise. Test tasks are never drawn.
     """
     tasks, networks = lab.zoo()
     tasks, networks = tasks[:zoo], networks[slice(zoo)]
@@ -143,7 +143,7 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
             batch, own = max(1, options.batch * lab.recipe.classes // size), []
         else:
             size, batch = lab.recipe.classes, options.batch
-            own = rng.integers(len(tasks), size=batch if not options.fresh else batch // 2).tolist()
+            own = rng.integers(len(tasks), size=round(options.share * batch)).tolist()
         chosen = [tasks[i] for i in own]
         while len(chosen) < batch:
             task = sorted(rng.permutation(len(lab.bank.names))[:size].tolist())

@@ -29,12 +29,12 @@ class Learning:
     layers: int = 3
     heads: int = 4
     steps: int = 1500
-    batch: int = 8  # tasks, half of them of the zoo
+    batch: int = 8  # tasks
+    share: float = 0.5  # of them, that are the zoo's; the others are drawn anew, and have no p-Model
     pictures: int = 8  # of each class
     lr: float = 1e-3
     distance: float = 1.0  # weight of the distance to the p-Model
     functional: float = 1.0  # weight of the cross-entropy of the predicted network
-    fresh: bool = True  # half of the tasks are drawn anew, and have no p-Model
     normalise: bool = True
     anchored: bool = True  # networks are told as deviations from what regression on the conditions gives
     noise: float = 0.1  # added to the conditions, its length beside theirs
@@ -81,6 +81,7 @@ class StudyRecipe:
     oracle: Tuning = field(default_factory=Tuning)
     few: Tuning = field(default_factory=Tuning)  # on few pictures a class
     ours: Learning = field(default_factory=Learning)
+    heads: Learning = field(default_factory=Learning)  # ours, for heads on frozen trunks
     small: Learning = field(default_factory=Learning)  # where many are compared
     paper: Paper = field(default_factory=Paper)
     shots: tuple[int, ...] = (1, 5, 20)

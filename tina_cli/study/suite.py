@@ -24,7 +24,7 @@ from tina_cli.loop import Report
 from tina_cli.prior import picture_condition
 from tina_cli.resnet import ResNet20
 from tina_cli.study.drawn import drawn_classes
-from tina_cli.study.experiments import EXPERIMENTS, Study, trainings
+from tina_cli.study.experiments import EXPERIMENTS, Study, trainings, zoos
 from tina_cli.study.lab import Lab, Task, Tensors, data_digest
 from tina_cli.study.pictures import SIDE, Bank, read_pictures, scaled, split_bank
 from tina_cli.study.recipe import StudyRecipe
@@ -56,10 +56,10 @@ def run_suite(job: Job, resume: bool) -> dict[str, Any]:
     if unknown:
         raise UsageError(f"unknown experiment {min(unknown)!r}", hint=f"one of {', '.join(EXPERIMENTS)}")
     begin(job, resume)
+    study = prepare(job)
     with one_thread():
-        study = prepare(job)
-        study.main.side_by_side(lambda make: make(), [lambda lab=lab: lab.zoo() for lab in study.labs.values()])
-        study.main.side_by_side(lambda make: make(), trainings(study) if not job.only else [])
+        for stage in (zoos(study), trainings(study)) if not job.only else ():
+            study.main.side_by_side(lambda make: make(), stage)
         for name in job.only or EXPERIMENTS:
             path = job.folder / f"{name}.json"
             if not path.exists():
@@ -157,7 +157,7 @@ def clip_features(job: Job, base: Lab) -> Features:
     def make() -> Tensors:
         parts = [[own[: base.recipe.clip_pictures] for own in part] for part in base.bank.parts]
         every = [some for part in parts for own in part for some in own.split(BATCH)]
-        found = torch.cat(base.side_by_side(see, every))
+        found = torch.cat([see(some) for some in every])
         return {"features": found.half(), "counts": torch.tensor([[len(own) for own in part] for part in parts])}
 
     key = [base.recipe.clip_pictures, job.generator.identity]
