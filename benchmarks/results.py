@@ -1,11 +1,14 @@
 """Measure the embedded generator on pictures it has never seen: writes results.json and the card's tables.
 
-    python benchmarks/results.py EVAL/caltech101 EVAL/cifar100-test ... [--twin DIR --training TRAIN/*] [--sizes EVAL/photos]
+    python benchmarks/results.py EVAL/caltech101 EVAL/cifar100-test ... [--seen cifar100-test] [--sizes EVAL/photos]
+        [--twin DIR --training TRAIN/* --vectors VECTORS.npz]
 
 Every folder holds one subfolder a class. The embedded generator knows every class there are pictures of; how the recipe does on
 classes that are new is measured on its twin, a generator by `tina-mini-heldout`: of the pictures of --training, which both were
 trained on, the twin's held-out classes took part in nothing of it. `wordings.json` has other words for the classes of some
-sets, written for this alone. Tables in weights/README.md stand between the marks of this script.
+sets, written for this alone. --seen says which of the sets hold other pictures of classes that the training knew. --vectors
+has genuine text vectors of the CLIP that the text tower imitates: they are fed for the names that the twin's tower never saw.
+Tables in weights/README.md stand between the marks of this script, plots beside it.
 """
 
 from __future__ import annotations
@@ -16,21 +19,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import ImageOps
 from platformdirs import user_cache_path
+from torch.nn.functional import normalize
 
 from tina_cli.comparison import METHODS, Pool, Protocol, compare, compare_pool, read_splits
 from tina_cli.config import Recipe, from_dict
 from tina_cli.console import Steps
 from tina_cli.device import choose_device
 from tina_cli.files import canonical_json, pretty_json, write_atomic
+from tina_cli.generation import Request, generate_model
 from tina_cli.generator import Generator, open_generator
 from tina_cli.images import open_image, preprocess, read_classes
+from tina_cli.prediction import Classifier
+from tina_cli.rng import numpy_rng
 from tina_cli.run import data_concepts, read_data
 from tina_cli.weights import embedded_weights
 from tina_cli.zoo.concepts import imagenet_concepts
 
+CACHE = user_cache_path("tina") / "features"
 CARD = Path(__file__).parents[1] / "weights" / "README.md"
 WORDINGS = json.loads((Path(__file__).parent / "wordings.json").read_text(encoding="utf-8"))
 KINDS = {
@@ -40,6 +49,8 @@ KINDS = {
     "description": "described without the name",
 }
 SIZES = (0, 256, 128, 64, 32)  # pixels of the shorter side; 0 leaves a picture as it is
+COUNTS = (2, 3, 5, 10, 20, 50)  # of classes
+PICTURES = 1000  # tasks times classes, at most, where the oracle is fitted many times
 SURE = ("names, tasks of 5", "1 picture a class, tasks of 5", "5 pictures a class, tasks of 5")
 LEAST, MOST = 4, 40  # pictures of a held-out class
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -55,8 +66,9 @@ PROTOCOLS = {
 
 
 def measure(
-    folders: list[Path], twin_folder: Path | None, training: list[Path], sizes: Path | None, tasks: int
-) -> dict[str, Any]:
+    folders: list[Path], seen: list[str], twin_folder: Path | None, training: list[Path], vectors: Path | None,
+    sizes: Path | None, tasks: int,
+) -> dict[str, Any]:  # fmt: skip
     """Return every data set's comparison under every protocol it has room for."""
     generator = open_generator(embedded_weights(), choose_device(), cache=False)
     out: dict[str, Any] = {"schema": "tina/results/1", "generator": generator.identity, "sets": {}}
@@ -78,8 +90,12 @@ def measure(
                 continue
             protocol = replace(protocol, tasks=tasks, split=split)
             measured = twin if twin and split.startswith("new class") else generator
-            found[name] = compare(measured, test, train, protocol, user_cache_path("tina") / "features", progress.step)
+            found[name] = compare(measured, test, train, protocol, CACHE, progress.step)
         out["sets"][title] = {"classes": len(test), "pictures": sum(map(len, test.values())), "protocols": found}
+        tier = "seen classes" if title in seen else split.replace("new", "unseen")
+        out["sets"][title]["counts"] = by_count(measured, test, tier, tasks, progress)
+        if vectors and split == "new class, near":
+            out["genuine"] = with_vectors(measured, test, vectors, tasks, progress)
         if title in WORDINGS and len(test) >= 5:
             out["sets"][title]["wordings"] = reworded(generator, test, WORDINGS[title], tasks, progress)
     return json.loads(canonical_json(out))
@@ -98,14 +114,40 @@ def reworded(
         by_name = {name: test[name] for name in usable}
         by_text = by_name if kind == "description" else {text: test[name] for name, text in usable.items()}
         describe = {name.replace("_", " "): text for name, text in usable.items()} if kind == "description" else {}
-        cache, found = user_cache_path("tina") / "features", []
+        found = []
         for classes, protocol in (
             (by_name, Protocol(tasks, oracle=False)),
             (by_text, Protocol(tasks, describe=describe, oracle=False)),
         ):
-            rows = compare(generator, classes, {}, protocol, cache, progress.step)["rows"]
+            rows = compare(generator, classes, {}, protocol, CACHE, progress.step)["rows"]
             found.append(next(row for row in rows if row["method"] == "tina"))
         out[kind] = {"classes": len(usable), "names": found[0], "wording": found[1]}
+    return out
+
+
+def by_count(generator: Generator, test: dict[str, list[Path]], tier: str, tasks: int, progress: Steps) -> dict[str, Any]:
+    """Return a set's tier, and every method's rows on tasks of several numbers of classes; the oracle for seen ones alone."""
+    out = {}
+    for classes in [count for count in COUNTS if count <= len(test)]:
+        oracle = tier == "seen classes"
+        number = min(tasks, max(1, PICTURES // classes)) if oracle else tasks
+        protocol = Protocol(number, classes, oracle=oracle, split=tier)
+        out[str(classes)] = compare(generator, test, {}, protocol, CACHE, progress.step)["rows"]
+    return {"tier": tier, "rows": out}
+
+
+def with_vectors(
+    generator: Generator, test: dict[str, list[Path]], vectors: Path, tasks: int, progress: Steps
+) -> dict[str, Any]:
+    """Return the accuracy of tasks of 5 with a text tower's genuine vectors, beside the same tasks by the student's."""
+    with np.load(vectors) as file:
+        genuine = {str(name): torch.from_numpy(vector).float() for name, vector in zip(file["names"], file["emb"], strict=True)}
+    both = {name: paths for name, paths in test.items() if name in genuine}
+    out: dict[str, Any] = {"classes": sorted(both)}
+    for title, given in (("student", {}), ("genuine", {name: normalize(genuine[name], dim=-1) for name in both})):
+        protocol = Protocol(tasks, vectors=given, oracle=False, split="new class, near")
+        rows = compare(generator, both, {}, protocol, CACHE, progress.step)["rows"]
+        out[title] = {row["method"]: row for row in rows}
     return out
 
 
@@ -157,10 +199,7 @@ def tables(results: dict[str, Any]) -> str:
             by_method = {m: row for m, row in by_method.items() if row["n_tasks"] == by_method["tina"]["n_tasks"]}
             low, high = by_method["tina"]["ci95"]
             cells = [f"{by_method[m]['accuracy']:.3f}" if m in by_method else "" for m in METHODS[1:]]
-            gain = found["gain_over_ridge"]
-            paired = f"{100 * gain['mean']:+.1f}"
-            if gain["ci95"][0] is not None:
-                paired += f" [{100 * gain['ci95'][0]:+.1f}, {100 * gain['ci95'][1]:+.1f}]"
+            paired = points(by_method["ridge"]["tina_minus"])
             rows.append(
                 [
                     f"{data} ({entry['classes']})",
@@ -205,21 +244,112 @@ def tables(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def points(gap: dict[str, Any]) -> str:
+    """Return a paired difference in points, with its interval where there is one."""
+    low, high = gap["ci95"]
+    return f"{100 * gap['mean']:+.1f}" + ("" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")
+
+
+def more_tables(results: dict[str, Any]) -> list[str]:
+    """Return the tables of seen classes and of genuine vectors, and the plots' places."""
+    parts, lines = [], []
+    for data, entry in results["sets"].items():
+        if entry.get("counts", {}).get("tier") != "seen classes":
+            continue
+        for classes, rows in entry["counts"]["rows"].items():
+            found = {row["method"]: row for row in rows}
+            tina, oracle = found["tina"], found["oracle"]
+            cells = [data, classes, str(tina["n_tasks"]), f"{tina['accuracy']:.3f}", f"{oracle['accuracy']:.3f}"]
+            cells += [f"{tina['accuracy'] / oracle['accuracy']:.3f}", points(found["zero-shot"]["tina_minus"])]
+            same = found.get("generic", {}).get("n_tasks") == tina["n_tasks"]
+            lines.append("| " + " | ".join([*cells, points(found["generic"]["tina_minus"]) if same else ""]) + " |")
+    if lines:
+        head = ["data set", "classes", "tasks", "tina", "oracle", "tina / oracle", "tina - zero-shot", "tina - generic"]
+        top = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head))]
+        parts.append(
+            "**seen classes, combinations that are new, other pictures; differences in points**\n\n" + "\n".join(top + lines)
+        )
+    if genuine := results.get("genuine"):
+        lines = ["| vectors | tina | ridge | zero-shot |", "| --- | --- | --- | --- |"]
+        for title in ("student", "genuine"):
+            cells = [f"{genuine[title][m]['accuracy']:.3f}" for m in ("tina", "ridge", "zero-shot")]
+            lines.append("| " + " | ".join([title, *cells]) + " |")
+        count = len(genuine["classes"])
+        parts.append(f"**genuine ViT-B/32 text vectors for {count} near unseen classes, tasks of 5**\n\n" + "\n".join(lines))
+    parts.append("![Accuracy by number of classes](accuracy.png)\n\n![Predictions](predictions.png)")
+    return parts
+
+
+def plot_counts(results: dict[str, Any], path: Path) -> None:
+    """Draw accuracy against the number of classes, a line a set, coloured by tier."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    tiers = list(dict.fromkeys(entry["counts"]["tier"] for entry in results["sets"].values()))
+    for number, (data, entry) in enumerate(results["sets"].items()):
+        rows = entry["counts"]["rows"]
+        y = [next(row["accuracy"] for row in found if row["method"] == "tina") for found in rows.values()]
+        colour, tier = f"C{tiers.index(entry['counts']['tier'])}", entry["counts"]["tier"]
+        axes.plot(list(map(int, rows)), y, marker="os^vDxP*+"[number % 9], color=colour, label=f"{data} ({tier})")
+    axes.set(xscale="log", xlabel="classes", ylabel="accuracy", ylim=(0, 1), xticks=COUNTS, xticklabels=COUNTS)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def plot_predictions(generator: Generator, folder: Path, path: Path, rows: int = 4, columns: int = 6) -> None:
+    """Draw pictures of a set's classes, drawn by lot, with what a model of `columns` classes a row says of them."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    classes = read_classes(folder)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(1.7 * columns, 2.0 * rows), layout="constrained")
+    for row in range(rows):
+        rng = numpy_rng(0, "grid", row)
+        names = [list(classes)[i] for i in rng.permutation(len(classes))[:columns]]
+        model = generate_model(generator, Request([name.replace("_", " ") for name in names]))
+        classifier = Classifier(model, generator.backbone)
+        for axis, name in zip(axes[row], names, strict=True):
+            file = classes[name][int(rng.integers(len(classes[name])))]
+            found = classifier(file)
+            axis.imshow(ImageOps.fit(open_image(file), (96, 96)))
+            right = found.label == name.replace("_", " ")
+            title = f"{found.label} {found.probabilities[found.label]:.2f}" + ("" if right else f"\n({name.replace('_', ' ')})")
+            axis.set_title(title, fontsize=7, color="black" if right else "firebrick")
+            axis.axis("off")
+    figure.savefig(path, dpi=80, metadata={"Software": None}, pil_kwargs={"optimize": True})
+    pyplot.close(figure)
+
+
 def main() -> None:
     """Measure, and write both files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--tasks", type=int, default=100)
+    parser.add_argument("--seen", nargs="*", default=[], help="names of the sets whose classes the training knew")
+    parser.add_argument("--vectors", type=Path, help="genuine text vectors: names [N], emb [N, d]")
     parser.add_argument("--twin", type=Path, help="a generator of the recipe tina-mini-heldout")
     parser.add_argument("--training", nargs="*", type=Path, default=[])
     parser.add_argument("--sizes", type=Path, help="a folder of large photos, measured at several sizes")
     options = parser.parse_args()
-    results = measure(options.folders, options.twin, options.training, options.sizes, options.tasks)
+    results = measure(
+        options.folders, options.seen, options.twin, options.training, options.vectors, options.sizes, options.tasks
+    )  # fmt: skip
     write_atomic(embedded_weights() / "results.json", pretty_json(results).encode())
     card = CARD.read_text(encoding="utf-8")
     before, _, rest = card.partition(BEGIN)
     after = rest.partition(END)[2]
-    write_atomic(CARD, f"{before}{BEGIN}\n{tables(results)}\n{END}{after}".encode())
+    plot_counts(results, CARD.parent / "accuracy.png")
+    generator = open_generator(embedded_weights(), choose_device(), cache=False)
+    plot_predictions(generator, options.folders[0], CARD.parent / "predictions.png")
+    found = "\n\n".join([tables(results), *more_tables(results)])
+    write_atomic(CARD, f"{before}{BEGIN}\n{found}\n{END}{after}".encode())
 
 
 if __name__ == "__main__":

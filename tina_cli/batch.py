@@ -48,6 +48,11 @@ class Output:
     force: bool = False  # overwrite them
     resume: bool = False  # keep them, where they are what a line asks for
     taken: dict[str, int] = field(default_factory=dict)  # names of files, and the lines that write them
+    free: frozenset[str] = frozenset()  # names that were free when the batch began: what is there is its own
+
+    def path(self, name: str) -> Path:
+        """Return the file of a model."""
+        return self.folder / f"{name}.safetensors"
 
 
 def generate_batch(generator: Generator, lines: Iterable[str], output: Output) -> Iterator[dict[str, Any]]:
@@ -58,16 +63,35 @@ def generate_batch(generator: Generator, lines: Iterable[str], output: Output) -
     sampled together, a window of lines at a time, while those of the window before are written; each has the bytes that it
     would have alone. Raises `OutputError`.
     """
+    make_folder(output.folder)
+    yield from generate_numbered(generator, numbered(lines), output)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a batch; raises `OutputError`."""
     try:
-        output.folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"cannot make the folder {output.folder}: {error.strerror}", hint="choose another place with -o"
-        ) from error
-    numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}", hint="choose another place with -o") from error
+
+
+def numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not empty, with their numbers from 1."""
+    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+
+
+def windows(lines: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Yield numbered lines in portions."""
+    rest = iter(lines)
+    while window := list(islice(rest, WINDOW)):
+        yield window
+
+
+def generate_numbered(generator: Generator, lines: Iterable[tuple[int, str]], output: Output) -> Iterator[dict[str, Any]]:
+    """Write a model for every numbered line, as `generate_batch` does."""
     with ThreadPoolExecutor(WRITERS) as pool:
         written: list[Future[Job]] = []
-        while window := list(islice(numbered, WINDOW)):
+        for window in windows(lines):
             if len(window) == WINDOW:
                 generator.lexicon.index()  # it takes as long as looking up some hundred names
             jobs = [plan_job(generator, number, line, output) for number, line in window]
@@ -92,11 +116,11 @@ def plan_job(generator: Generator, number: int, line: str, output: Output) -> Jo
         name, request = read_request(generator, line, output.sampling, f"{number:06d}")
         if (first := output.taken.setdefault(name, number)) != number:
             raise UsageError(f"line {first} writes {name!r} too", hint="every model needs a name of its own")
-        job.path = output.folder / f"{name}.safetensors"
+        job.path = output.path(name)
         if output.resume and (info := finished(generator, job.path, request)):
             job.said = summary(job.path, info) | {"kept": True}
             return job
-        check_writable(job.path, output.force)
+        check_writable(job.path, output.force or name in output.free)
         job.plan = make_plan(generator, request)
     except TinaError as error:
         job.fail(error)

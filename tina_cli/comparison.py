@@ -25,7 +25,7 @@ from tina_cli.evaluation import expected_calibration_error, mean_interval, rejec
 from tina_cli.generation import Request, gather, understand
 from tina_cli.generator import Generator
 from tina_cli.images import read_classes
-from tina_cli.prior import guide, picture_condition, picture_evidence
+from tina_cli.prior import Evidence, guide, picture_condition, picture_evidence
 from tina_cli.rng import numpy_rng
 from tina_cli.sampling import Draw, sample_rows
 from tina_cli.zoo.concepts import Concept
@@ -50,6 +50,7 @@ class Protocol:
     split: str = "new data set"  # what is new of the pictures
     oracle: bool = True  # it takes longer than all the rest
     describe: Mapping[str, str] = field(default_factory=dict)  # class -> what it is described by, instead of its name
+    vectors: Mapping[str, Tensor] = field(default_factory=dict)  # class -> its condition, instead of the CLIP's own
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,13 @@ def compare_pool(generator: Generator, pool: Pool, protocol: Protocol, step: Cal
             continue
         pictures = len(outcomes[0].labels)
         single = wilson(round(values[0] * pictures), pictures)
+        gains = [outcome.accuracy["tina"] - outcome.accuracy[method] for outcome in outcomes if method in outcome.accuracy]
         rows.append({
             "method": method, "classes": size, "split": protocol.split, "accuracy": sum(values) / len(values),
             "ci95": single if len(values) == 1 else mean_interval(values), "n_tasks": len(values),
+            "tina_minus": {"mean": sum(gains) / len(gains), "ci95": mean_interval(gains)},
         })  # fmt: skip
     gaps = [abs(outcome.expected - outcome.accuracy["tina"]) for outcome in outcomes]
-    gains = [outcome.accuracy["tina"] - outcome.accuracy["ridge"] for outcome in outcomes]
     return {
         "schema": "tina/evaluate-generator/1",
         "generator": generator.identity,
@@ -131,7 +133,6 @@ def compare_pool(generator: Generator, pool: Pool, protocol: Protocol, step: Cal
         "prompt": prompt_of(protocol),
         "chance": 1 / size,
         "n": sum(len(outcome.labels) for outcome in outcomes),
-        "gain_over_ridge": {"mean": sum(gains) / len(gains), "ci95": mean_interval(gains)},
         "expected_accuracy_error": sum(gaps) / len(gaps),
         "ece": expected_calibration_error(
             torch.cat([outcome.probabilities for outcome in outcomes]), torch.cat([outcome.labels for outcome in outcomes])
@@ -182,7 +183,10 @@ def run_task(generator: Generator, pool: Pool, task: list[int], protocol: Protoc
     asked = [names[i] for i in rng.permutation(len(names))] if protocol.shuffled else names
     describe = {name: [protocol.describe[name]] for name in asked if name in protocol.describe}
     meanings = understand(generator, Request(asked, describe=describe))
-    told = [gather(generator, meaning) for meaning in meanings]
+    told = [
+        Evidence(vector, words=vector) if (vector := protocol.vectors.get(m.name)) is not None else gather(generator, m)
+        for m in meanings
+    ]
     words = torch.stack([item.condition for item in told])
     if protocol.shots:
         visual = [normalize(g - generator.feature_mean, dim=-1).mean(0) for g in given]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tina_cli.files import canonical_json, pretty_json
 
@@ -15,6 +16,24 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_EVERY = 15.0  # seconds between progress lines where standard error is no terminal
+
+
+_own: list[TextIO] = []  # standard output, where libraries are kept from it
+
+
+@contextmanager
+def libraries_on_stderr() -> Iterator[None]:
+    """Send what libraries print to standard error: standard output is for results alone."""
+    _own.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _own.pop()
+
+
+def _results() -> TextIO:
+    return _own[-1] if _own else sys.stdout
 
 
 def fail(message: str, hint: str = "") -> None:
@@ -32,23 +51,23 @@ def say(text: str, quiet: bool = False) -> None:
 
 def result(text: str) -> None:
     """Write a line of result to standard output."""
-    sys.stdout.write(f"{text}\n")
+    _results().write(f"{text}\n")
 
 
 def result_json(value: Any) -> None:
     """Write one JSON document to standard output."""
-    sys.stdout.write(pretty_json(value))
+    _results().write(pretty_json(value))
 
 
 def result_line(value: Any) -> None:
     """Write one line of NDJSON to standard output, at once."""
-    sys.stdout.write(canonical_json(value) + "\n")
-    sys.stdout.flush()
+    _results().write(canonical_json(value) + "\n")
+    _results().flush()
 
 
 def result_bytes(data: bytes) -> None:
     """Write bytes to standard output."""
-    sys.stdout.buffer.write(data)
+    _results().buffer.write(data)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
 
 from tina_cli import options
-from tina_cli.console import result, result_bytes, result_json, result_line, say
+from tina_cli.console import libraries_on_stderr, result, result_bytes, result_json, result_line, say
 from tina_cli.errors import DataError, UsageError
 from tina_cli.files import check_writable, write_atomic
 from tina_cli.prompt import check_classes, read_class_list
@@ -57,6 +58,9 @@ def generate(
     no_cache: options.NoCache = False,
     force: options.Force = False,
     resume: Annotated[bool, typer.Option("--resume", help="With --batch: keep the models that are there already.")] = False,
+    engine: Annotated[
+        str, typer.Option(help="With --batch: local; ray for processes side by side; ray://ADDRESS for a cluster.")
+    ] = "local",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is understood, and write nothing.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -66,10 +70,10 @@ def generate(
     if batch is not None:
         if prompt is not None or class_ or classes_file or image or describe or dry_run:
             raise UsageError("--batch takes its requests from the file alone", hint="leave out prompt, classes and --dry-run")
-        run_batch(batch, output, sampling, weights, clip, device, not no_cache, force, resume, quiet)
+        run_batch(batch, output, sampling, weights, clip, device, not no_cache, force, resume, engine, quiet)
         return
-    if resume:
-        raise UsageError("--resume belongs to --batch")
+    if resume or engine != "local":
+        raise UsageError(f"{'--resume' if resume else '--engine'} belongs to --batch")
     if output == STDOUT and json:
         raise UsageError("-o - writes the model to standard output, where --json writes too", hint="leave one of them out")
     if output != STDOUT and not dry_run:
@@ -128,22 +132,31 @@ def run_batch(
     cache: bool,
     force: bool,
     resume: bool,
+    engine: str,
     quiet: bool,
 ) -> None:
     """Generate every request of a file; a bad line fails alone, and the exit code is then 1."""
     if folder.suffix == ".safetensors" or folder == STDOUT:
         raise UsageError("with --batch, -o is a folder", hint="for example: -o models/")
     from tina_cli.batch import Output, generate_batch
+    from tina_cli.engine import LOCAL, Source, check_engine, generate_on_ray
     from tina_cli.generator import open_generator
     from tina_cli.weights import find_generator
 
+    check_engine(engine)
     with open_text(batch) as lines:
-        generator = open_generator(find_generator(weights), chosen_device(device, quiet), clip, cache)
+        where, output = find_generator(weights).absolute(), Output(folder.absolute(), sampling, force, resume)
+        generator = open_generator(where, chosen_device(device, quiet), clip, cache)  # checked here, whoever works
         failed = count = 0
+        if engine == LOCAL:
+            told = generate_batch(generator, lines, replace(output, folder=folder))
+        else:
+            told = generate_on_ray(engine, Source(str(where), device, clip, cache), lines, output)
         try:
-            for line in generate_batch(generator, lines, Output(folder, sampling, force, resume)):
-                failed, count = failed + ("error" in line), count + 1
-                result_line(line)
+            with libraries_on_stderr():
+                for line in told:
+                    failed, count = failed + ("error" in line), count + 1
+                    result_line(line)
         except UnicodeDecodeError as error:
             raise DataError(f"{batch} is not UTF-8 text") from error
     if failed:
