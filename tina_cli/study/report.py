@@ -29,7 +29,7 @@ def write_report(results: Mapping[str, Any], folder: Path, command: str) -> Path
         lines += ["", f"## {section['title']}"]
         lines += [f"\n{key}: {cell(value)}" for key, value in section["facts"].items()]
         for title, rows in section["tables"].items():
-            lines += ["", f"### {title}", "", *table(rows)]
+            lines += ["", f"### {title}", "", *table(rows), *reading(rows)]
         for number, plot in enumerate(section["plots"]):
             draw(plot, folder / f"{name}-{number}.png")
             lines += ["", f"![{plot['title']}]({name}-{number}.png)"]
@@ -49,6 +49,17 @@ def introduction(results: Mapping[str, Any]) -> str:
         "all methods and one seed elsewhere. Recovery is (method - selection) / (fine-tuning - selection). *The paper's "
         "network* is a replica of its method: the paper's own figures are not known to us."
     )
+
+
+def reading(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return in words which methods ours is above, below, and not apart from; nothing for a table of another kind."""
+    sides: dict[str, list[str]] = {"above": [], "below": [], "not apart from": []}
+    for row in rows:
+        if "ours_minus" in row and "classes" not in row and not row["method"].startswith("ours"):
+            low, high = row["ours_minus"]["ci95"]
+            sides["above" if low > 0 else "below" if high < 0 else "not apart from"].append(row["method"])
+    said = [f"{side} {', '.join(names)}" for side, names in sides.items() if names]
+    return ["", f"By the intervals of the differences, ours is {'; '.join(said)}."] if said else []
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

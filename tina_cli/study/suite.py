@@ -148,19 +148,24 @@ def clip_features(job: Job, base: Lab) -> Features:
     backbone = job.generator.backbone.at("bfloat16")
     how = backbone.spec.preprocess
     middle, spread = torch.tensor(how.mean)[:, None, None], torch.tensor(how.std)[:, None, None]
+    most, done = base.recipe.clip_pictures, 0
 
     def see(some: Tensor) -> Tensor:
+        nonlocal done
         large = interpolate(scaled(some, torch.float32) / 2 + 0.5, size=how.size, mode="bicubic", antialias=True)
-        base.report(event="step", stage="features")
+        done += len(some)
+        base.report(
+            event="step", stage="features", step=done, of=sum(len(own[:most]) for part in base.bank.parts for own in part)
+        )
         return backbone.features((large.clamp(0, 1) - middle) / spread)
 
     def make() -> Tensors:
-        parts = [[own[: base.recipe.clip_pictures] for own in part] for part in base.bank.parts]
+        parts = [[own[:most] for own in part] for part in base.bank.parts]
         every = [some for part in parts for own in part for some in own.split(BATCH)]
         found = torch.cat([see(some) for some in every])
         return {"features": found.half(), "counts": torch.tensor([[len(own) for own in part] for part in parts])}
 
-    key = [base.recipe.clip_pictures, job.generator.identity]
+    key = [most, job.generator.identity]
     return by_part(base.keep("clip-features", key, make))
 
 
