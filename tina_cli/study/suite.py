@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,10 +23,11 @@ from tina_cli.generator import Generator
 from tina_cli.loop import Report
 from tina_cli.prior import picture_condition
 from tina_cli.resnet import ResNet20
+from tina_cli.study import analyses, comparisons
 from tina_cli.study.drawn import drawn_classes
-from tina_cli.study.experiments import EXPERIMENTS, Study, trainings, zoos
 from tina_cli.study.lab import Lab, Task, Tensors, data_digest
 from tina_cli.study.pictures import SIDE, Bank, read_pictures, scaled, split_bank
+from tina_cli.study.plan import Section, Study, trainings, zoos
 from tina_cli.study.recipe import StudyRecipe
 from tina_cli.study.targets import TARGETS
 from tina_cli.trunk import train_trunk
@@ -34,6 +35,16 @@ from tina_cli.zoo.store import FIT, TEST, TUNE
 
 Classes = Mapping[str, Sequence[Path]]
 Features = list[list[Tensor]]  # [part][class]
+EXPERIMENTS: dict[str, Callable[[Study], Section]] = {
+    "tasks": comparisons.headline,
+    "classes": comparisons.class_counts,
+    "prompts": comparisons.prompts,
+    "unseen": comparisons.unseen_classes,
+    "scaling": analyses.scaling,
+    "generation": analyses.generation,
+    "ablation": analyses.ablation,
+    "cost": analyses.cost,
+}
 BATCH = 64  # pictures that a frozen trunk sees at once
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from tina_cli.backbone import Backbone
-from tina_cli.files import canonical_json, digest, read_json, write_atomic
+from tina_cli.files import canonical_json, digest, write_atomic
 from tina_cli.rng import torch_rng
 
 Tick = Callable[[int], None]
@@ -130,8 +130,3 @@ def write_manifest(folder: Path, values: object) -> None:
     """Write a store's manifest: what its shards are, and the splits fixed with it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "manifest.json", (canonical_json(values) + "\n").encode())
-
-
-def read_manifest(folder: Path) -> object:
-    """Read a store's manifest; raises `DataError`."""
-    return read_json(folder / "manifest.json")
