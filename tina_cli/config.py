@@ -147,15 +147,20 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str) -> T:
 
 
 def load_recipe(name: str) -> Recipe:
-    """Load a recipe shipped under `recipes/` by its name, or a TOML file by its path; raises `UsageError`."""
-    shipped = resources.files("tina_cli") / "recipes" / f"{name}.toml"
+    """Load a training's recipe shipped under `recipes/` by its name, or a TOML file by its path; raises `UsageError`."""
+    return read_recipe(Recipe, name, "recipes")
+
+
+def read_recipe(kind: type[T], name: str, folder: str) -> T:
+    """Read a recipe of any kind, shipped in a folder of the package, by name, or a TOML file; raises `UsageError`."""
+    inside = resources.files("tina_cli") / folder
     path = Path(name)
-    source: Any = path if path.suffix == ".toml" else shipped
+    source: Any = path if path.suffix == ".toml" else inside / f"{name}.toml"
     if not source.is_file():
-        names = sorted(p.name.removesuffix(".toml") for p in (resources.files("tina_cli") / "recipes").iterdir())
+        names = sorted(p.name.removesuffix(".toml") for p in inside.iterdir())
         raise UsageError(f"there is no recipe {name}", hint=f"a .toml file, or one of {', '.join(names)}")
     try:
         values = tomllib.loads(source.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the recipe {name} is not TOML: {error}") from error
-    return from_dict(Recipe, values, f"the recipe {name}")
+    return from_dict(kind, values, f"the recipe {name}")

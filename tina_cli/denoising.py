@@ -16,7 +16,7 @@ from tina_cli.config import DenoiserStage
 from tina_cli.denoiser import Denoiser, Guidance
 from tina_cli.diffusion import q_sample
 from tina_cli.files import digest
-from tina_cli.loop import LoopOptions, train_loop
+from tina_cli.loop import Ahead, LoopOptions, train_loop
 from tina_cli.prior import Evidence, blend, picture_condition, picture_evidence, picture_share
 from tina_cli.ridge import KernelRidge, left_out
 from tina_cli.rng import derive, numpy_rng, torch_rng
@@ -71,6 +71,21 @@ def cluster(points: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
     return (points @ centres.T).argmax(-1)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A step's tasks, padded to one size K: guidance, p-Models `x_0 [B, K, D]`, `mask [B, K]`, `features [B, K, n, D]`."""
+
+    guidance: Guidance
+    x_0: Tensor
+    mask: Tensor
+    features: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        told = Guidance(*(getattr(self.guidance, part).to(device) for part in ("condition", "evidence", "anchor")))
+        return Batch(told, self.x_0.to(device), self.mask.to(device), self.features.to(device))
+
+
 class Batches:
     """Training batches: tasks of like size, padded; their guidance; pictures for the functional loss."""
 
@@ -85,6 +100,21 @@ class Batches:
         size = min(self.options.batch, len(self.order))
         start = int(numpy_rng(self.seed, "batch", step).integers(0, len(self.order) - size + 1))
         return self.order[start : start + size]
+
+    def make(self, step: int) -> Batch:
+        """Return a step's batch."""
+        numbers = self.pick(step)
+        tasks = [self.zoo.tasks[i] for i in numbers]
+        size = max(map(len, tasks))
+        guides = [self.guidance(task, step, i) for i, task in zip(numbers, tasks, strict=True)]
+        guidance = Guidance(*(pad([getattr(g, f) for g in guides], size) for f in ("condition", "evidence", "anchor")))
+        x_0 = pad([encode_rows(self.zoo.models[i])[None] for i in numbers], size)
+        mask = torch.arange(size)[None] < torch.tensor([len(task) for task in tasks])[:, None]
+        pictures = [
+            task_features(self.zoo.bank, self.zoo.feature_mean, [task], self.options.pictures, TUNE, "loss", step, i)
+            for i, task in zip(numbers, tasks, strict=True)
+        ]
+        return Batch(guidance, x_0, mask, pad(pictures, size))
 
     def guidance(self, task: Sequence[int], *purpose: object, depth: int | None = None, pictures: bool = True) -> Guidance:
         """Return one task's guidance [1, K, ...]: words at some depth of novelty, pictures, or both.
@@ -140,33 +170,21 @@ def train_denoiser(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | 
     batches = Batches(run, zoo, prior, projection)
     scale = run.recipe.zoo.scale
 
-    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
-        numbers = batches.pick(step)
-        tasks = [zoo.tasks[i] for i in numbers]
-        size = max(map(len, tasks))
-        guides = [batches.guidance(task, step, i) for i, task in zip(numbers, tasks, strict=True)]
-        guidance = Guidance(
-            *(pad([getattr(g, f) for g in guides], size).to(device) for f in ("condition", "evidence", "anchor"))
-        )
-        x_0 = pad([encode_rows(zoo.models[i])[None] for i in numbers], size).to(device)
-        mask = torch.arange(size)[None] < torch.tensor([len(task) for task in tasks])[:, None]
-        mask = mask.to(device)
-        rng = torch_rng(run.recipe.seed, "noise", step)
-        t = torch.rand(len(tasks), generator=rng)
-        eps = torch.randn(x_0.shape, generator=rng).to(device)
-        t = t.to(device)
-        out = network(q_sample(x_0, t, eps), t, guidance, mask)
-        distance = (out - x_0).square().mean(-1)[mask].mean()
+    batch_at = Ahead(batches.make, options.steps)
 
-        features = pad(
-            [task_features(zoo.bank, zoo.feature_mean, [task], options.pictures, TUNE, "loss", step, i)
-             for i, task in zip(numbers, tasks, strict=True)],
-            size,
-        ).to(device)  # (B, K, n, D)  # fmt: skip
-        scores = scale * features.flatten(1, 2) @ decode_rows(out).transpose(1, 2)  # (B, K n, K)
-        scores = scores.masked_fill(~mask[:, None, :], -torch.inf)
-        labels = torch.arange(size, device=device).repeat_interleave(options.pictures).expand(len(tasks), -1)
-        real = mask.repeat_interleave(options.pictures, dim=1)
+    def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
+        batch = batch_at(step).to(device)
+        rng = torch_rng(run.recipe.seed, "noise", step)
+        t = torch.rand(len(batch.x_0), generator=rng)
+        eps = torch.randn(batch.x_0.shape, generator=rng).to(device)
+        t = t.to(device)
+        out = network(q_sample(batch.x_0, t, eps), t, batch.guidance, batch.mask)
+        distance = (out - batch.x_0).square().mean(-1)[batch.mask].mean()
+
+        scores = scale * batch.features.flatten(1, 2) @ decode_rows(out).transpose(1, 2)  # (B, K n, K)
+        scores = scores.masked_fill(~batch.mask[:, None, :], -torch.inf)
+        labels = torch.arange(out.shape[1], device=device).repeat_interleave(options.pictures).expand(len(out), -1)
+        real = batch.mask.repeat_interleave(options.pictures, dim=1)
         functional = cross_entropy(scores[real], labels[real])
         return options.distance * distance + functional, {"rows": distance.item(), "functional": functional.item()}
 

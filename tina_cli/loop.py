@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file, save
@@ -21,6 +22,7 @@ from tina_cli.files import write_atomic
 from tina_cli.rng import derive
 
 Report = Callable[..., None]
+T = TypeVar("T")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -48,6 +50,26 @@ def learning_rate(step: int, options: LoopOptions) -> float:
         return options.lr * (step + 1) / options.warmup
     done = (step - options.warmup) / max(1, length - options.warmup)
     return options.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Ahead(Generic[T]):
+    """Makes what the next step needs in a thread of its own, while this step is computed.
+
+    `make(step)` depends on the step alone, and draws no random numbers from torch's own generator.
+    """
+
+    def __init__(self, make: Callable[[int], T], steps: int) -> None:
+        self._make, self._steps = make, steps
+        self._pool = ThreadPoolExecutor(1)
+        self._next: tuple[int, Future[T]] | None = None
+
+    def __call__(self, step: int) -> T:
+        """Return what a step needs."""
+        before, self._next = self._next, None
+        out = before[1].result() if before and before[0] == step else self._make(step)
+        if step + 1 < self._steps:
+            self._next = step + 1, self._pool.submit(self._make, step + 1)
+        return out
 
 
 def train_loop(

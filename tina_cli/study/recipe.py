@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
-from typing import Any
 
-from tina_cli.config import from_dict
-from tina_cli.errors import UsageError
+from tina_cli.config import read_recipe
 
 
 @dataclass(frozen=True)
@@ -97,13 +92,4 @@ class StudyRecipe:
 
 def load_study(name: str) -> StudyRecipe:
     """Load a recipe of the study shipped with it, by name, or a TOML file by its path; raises `UsageError`."""
-    folder = resources.files("tina_cli") / "study" / "recipes"
-    source: Any = Path(name) if name.endswith(".toml") else folder / f"{name}.toml"
-    if not source.is_file():
-        names = sorted(path.name.removesuffix(".toml") for path in folder.iterdir())
-        raise UsageError(f"there is no recipe {name} of the study", hint=f"a .toml file, or one of {', '.join(names)}")
-    try:
-        values = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the recipe {name} is not TOML: {error}") from error
-    return from_dict(StudyRecipe, values, f"the recipe {name}")
+    return read_recipe(StudyRecipe, name, "study/recipes")
