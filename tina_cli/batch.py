@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tina_cli.errors import ModelFileError, OutputError, TinaError, UsageError
-from tina_cli.files import check_writable, write_atomic
+from tina_cli.errors import ModelFileError, TinaError, UsageError
+from tina_cli.files import check_writable, make_folder, write_atomic
 from tina_cli.generation import Plan, Request, finish_model, make_plan, make_request
 from tina_cli.generator import Generator
 from tina_cli.modelfile import dump_model, read_info
@@ -65,14 +65,6 @@ def generate_batch(generator: Generator, lines: Iterable[str], output: Output) -
     """
     make_folder(output.folder)
     yield from generate_numbered(generator, numbered(lines), output)
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of a batch; raises `OutputError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make the folder {folder}: {error.strerror}", hint="choose another place with -o") from error
 
 
 def numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:

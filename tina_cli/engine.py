@@ -16,9 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tina_cli.batch import Output, generate_numbered, make_folder, numbered, windows
+from tina_cli.batch import Output, generate_numbered, numbered, windows
 from tina_cli.device import choose_device
 from tina_cli.errors import DataError, UsageError
+from tina_cli.files import make_folder
 from tina_cli.generator import Generator, open_generator
 
 LOCAL, RAY = "local", "ray"

@@ -56,6 +56,14 @@ def check_writable(path: Path, force: bool) -> None:
         raise OutputError(f"the folder {path.parent} cannot be written to", hint="choose another place with -o")
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, where it is not there; raises `OutputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}", hint="choose another place with -o") from error
+
+
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file; raises `DataError` where it cannot be read."""
     try:

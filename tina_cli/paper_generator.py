@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tina_cli.diffusion import linear_alpha_bar, time_grid
 from tina_cli.errors import DataError, GeneratorError, OutputError
-from tina_cli.files import pretty_json, sha256, write_atomic
+from tina_cli.files import make_folder, pretty_json, sha256, write_atomic
 from tina_cli.paper_denoiser import TIMESTEPS, PaperDenoiser, paper_denoiser
 from tina_cli.rng import torch_rng
 from tina_cli.sampler import sample_ddpm
@@ -74,10 +74,7 @@ def import_checkpoint(path: Path, folder: Path, averaged: bool = True) -> PaperG
         raise OutputError(f"{folder} holds a generator", hint="choose another --output, or remove it")
     kind, state = read_checkpoint(path, averaged)
     network = paper_denoiser(state)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot make {folder}: {error.strerror}", hint="choose another place with -o") from error
+    make_folder(folder)
     write_atomic(folder / DENOISER, save({name: value.contiguous() for name, value in network.state_dict().items()}))
     info = {
         "format": FORMAT,

@@ -53,9 +53,8 @@ def evaluate(
     if suite is not None:
         if suite != "paper":
             raise UsageError(f"unknown suite {suite!r}", hint="the one there is: paper")
-        values = of_suite(
-            path, data, recipe or ("paper-smoke" if smoke else "paper"), smoke, experiment or [], output, resume, quiet
-        )
+        chosen = recipe or ("paper-smoke" if smoke else "paper")
+        values = of_suite(path, data, chosen, smoke, experiment or [], output, resume, device, quiet)
         result_json(values) if json else result(f"{output / 'results.md'}: {len(values['sections'])} experiments")
         return
     if data is None:
@@ -140,8 +139,9 @@ def of_generator(
 
 
 def of_suite(
-    path: Path | None, data: Path | None, recipe: str, smoke: bool, only: list[str], output: Path, resume: bool, quiet: bool
-) -> dict[str, Any]:
+    path: Path | None, data: Path | None, recipe: str, smoke: bool, only: list[str], output: Path, resume: bool,
+    device: str, quiet: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Run the paper's study on a folder of test/ and train/ and write results, tables and plots; a smoke run needs none."""
     from tina_cli.study.recipe import load_study
 
@@ -162,7 +162,7 @@ def of_suite(
     test, train = read_splits(data) if data else ({}, {})
     if data and not train:
         raise DataError(f"{data} has no train/ and test/", hint="the study fits networks on one and measures on the other")
-    generator = open_generator(path or find_generator(None), choose_device("cpu"), None, False)
+    generator = open_generator(path or find_generator(None), choose_device(device), None, False)
     with Steps(quiet) as progress:
 
         def report(**fields: Any) -> None:

@@ -25,7 +25,6 @@ from tina_cli.study.targets import forward_many
 from tina_cli.zoo.store import FIT
 
 BODY_NOISE = 1.0  # of the regression from a task's mean condition to its body, beside a signal of one
-MIXER_STEPS = 300
 
 
 def lookup(lab: Lab, tasks: Sequence[Task]) -> Networks:
@@ -93,13 +92,14 @@ def mixer(lab: Lab, tasks: Sequence[Task]) -> Networks:
         return Networks(share @ bodies, torch.einsum("te,etkr->tkr", share, rows[:, places]))
 
     optimiser = torch.optim.Adam(gate.parameters(), lr=3e-3)
-    for step in range(MIXER_STEPS if recipe.zoo > 100 else 10):
+    for step in range(recipe.mixer_steps):
         rng = numpy_rng(recipe.seed, "mixer", step)
         some = [sorted(rng.permutation(len(lab.bank.names))[: recipe.classes].tolist()) for _ in range(8)]
-        made = mix(some)
+        made, device = mix(some), lab.bank.device
         inputs = lab.bank.draw(some, 6, FIT, "mixer", step)
         labels = torch.arange(recipe.classes).repeat_interleave(6).repeat(len(some))
-        loss = cross_entropy(forward_many(lab.target, made.bodies, made.rows, inputs).flatten(0, 1), labels)
+        logits = forward_many(lab.target, made.bodies.to(device), made.rows.to(device), inputs)
+        loss = cross_entropy(logits.flatten(0, 1), labels.to(device))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -120,7 +120,7 @@ class PaperLearner:
     def make(self, tasks: Sequence[Task], seed: int = 0) -> Networks:
         """Sample networks by DDPM with the linear schedule; fewer classes than the network's own are padded."""
         told = self.lab.conditions[torch.tensor(tasks)]
-        visited, (body, weight, bias) = self.lab.recipe.paper_steps, paper_sizes(self.lab)
+        visited, device, (body, weight, bias) = self.lab.recipe.paper_steps, self.lab.bank.device, paper_sizes(self.lab)
 
         @torch.inference_mode()
         def sample() -> Tensors:
@@ -128,7 +128,9 @@ class PaperLearner:
                 return torch.randn(len(told), body + weight + bias, generator=torch_rng(seed, "paper noise", step))
 
             def denoise(x: Tensor, t: Tensor) -> Tensor:
-                return self.network(x, (t * TIMESTEPS - 1).clamp_min(0).expand(len(x)), told)
+                at = (t * TIMESTEPS - 1).clamp_min(0).expand(len(x))
+                clean: Tensor = self.network(x.to(device), at.to(device), told.to(device))
+                return clean.cpu()
 
             out = sample_ddpm(denoise, noise_at(-1), time_grid(visited, TIMESTEPS), noise_at, linear_alpha_bar)
             parts = out.split([body, weight, bias], dim=1)
@@ -154,6 +156,8 @@ def paper(lab: Lab, seed: int = 0) -> PaperLearner:
     sizes = [*lab.target.sizes, *paper_sizes(lab)[1:]]
     network = PaperDenoiser(chunks_of(sizes), classes, lab.conditions.shape[1], how.width, how.layers, how.heads)
     initialise(network, torch_rng(seed, "paper"), 0.02)
+    device = lab.bank.device
+    network.to(device)
     body_scale = zoo.bodies.square().mean().sqrt() if lab.target.body_dim else torch.ones(())
     row_scale = zoo.rows.square().mean().sqrt()
 
@@ -168,7 +172,7 @@ def paper(lab: Lab, seed: int = 0) -> PaperLearner:
         t = torch.randint(TIMESTEPS, (len(chosen),), generator=noise)
         signal = linear_alpha_bar((t + 1) / TIMESTEPS)[:, None]
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * torch.randn(clean.shape, generator=noise)
-        return (network(noisy, t, told) - clean).square().mean(), {}
+        return (network(noisy.to(device), t.to(device), told.to(device)) - clean.to(device)).square().mean(), {}
 
     loop = LoopOptions(
         steps=how.steps, lr=how.lr, warmup=min(100, how.steps // 10), weight_decay=0.1, clip=0.1, ema=0.999,
@@ -180,7 +184,7 @@ def paper(lab: Lab, seed: int = 0) -> PaperLearner:
     def train() -> Tensors:
         found = train_loop(network, loss_at, loop, checkpoint, lab.stage("paper"))
         checkpoint.unlink()
-        return {name: value.contiguous() for name, value in found.items()}
+        return {name: value.cpu().contiguous() for name, value in found.items()}
 
     state = lab.keep("paper", key, train)
     network.load_state_dict({k: v for k, v in state.items() if k != "seconds"}, strict=False)

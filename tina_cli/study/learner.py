@@ -46,7 +46,8 @@ class Space:
 
     def decode(self, state: State, anchor: Tensor) -> Networks:
         """Return the networks of clean states."""
-        return Networks(self.mean + state.body * self.scale, anchor + state.rows * self.row_scale)
+        mean, scale, row_scale = (value.to(anchor.device) for value in (self.mean, self.scale, self.row_scale))
+        return Networks(mean + state.body * scale, anchor + state.rows * row_scale)
 
 
 def class_means(tasks: Sequence[Task], networks: Networks, classes: int) -> tuple[Tensor, Tensor]:
@@ -94,11 +95,16 @@ class Learner:
 
     def sample(self, told: Tensor, names: Sequence[Sequence[str]], seed: int, steps: int, sampler: str) -> Networks:
         """Generate by conditions [T, K, d]; the noise of a class depends on the seed and its name alone."""
-        anchor = self.space.anchor(told)
+        anchor, device = self.space.anchor(told), self.lab.bank.device
         body, row = self.lab.target.body_dim, self.lab.target.row_dim
+
+        def clean(x: State, t: Tensor) -> State:
+            out: State = self.network(x.to(device), t.expand(len(told)).to(device), told.to(device), anchor.to(device))
+            return out.to(anchor.device)
+
         if self.kind != "denoiser":
             nothing = State(torch.zeros(len(told), body), torch.zeros_like(anchor))
-            return self.space.decode(self.network(nothing, torch.ones(len(told)), told, anchor), anchor)
+            return self.space.decode(clean(nothing, torch.ones(())), anchor)
 
         def noise_at(step: int) -> Tensor:
             shared = torch.randn(body, generator=torch_rng(seed, "body", step)).expand(len(told), -1)
@@ -107,7 +113,7 @@ class Learner:
             return State(shared, rows).flat()
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            return self.network(State.of(x, body, row), t.expand(len(told)), told, anchor).flat()
+            return clean(State.of(x, body, row), t).flat()
 
         out = SAMPLERS[sampler](denoise, noise_at(-1), time_grid(steps, TIMESTEPS), noise_at)
         return self.space.decode(State.of(out, body, row), anchor)
@@ -133,6 +139,8 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
     space = fit_space(lab, tasks, networks, options.normalise, options.anchored)
     network: Any = build(lab, options, kind)
     initialise(network, torch_rng(seed, "learner", kind))
+    device = lab.bank.device
+    network.to(device)
     test = {tuple(t) for size in {lab.recipe.classes, *options.sizes} for t in lab.tasks("test", lab.recipe.test_tasks, size)}
 
     def draw(step: int) -> tuple[list[Task], Networks | None]:
@@ -173,9 +181,11 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
                 x = State(torch.cat([part.body, x.body[known:]]), torch.cat([part.rows, x.rows[known:]]))
         if kind != "denoiser":
             x = State(torch.zeros_like(x.body), torch.zeros_like(x.rows))
-        out = network(x, t, told, anchor)
-        loss, parts = torch.zeros(()), {}
+        anchor = anchor.to(device)
+        out = network(x.to(device), t.to(device), told.to(device), anchor)
+        loss, parts = torch.zeros((), device=device), {}
         if clean is not None and options.distance:
+            clean = clean.to(device)
             far = (out.rows[:known] - clean.rows).square().mean()
             if lab.target.body_dim:
                 far = far + (out.body[:known] - clean.body).square().mean()
@@ -186,7 +196,7 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
             made = space.decode(out, anchor)
             logits = forward_many(lab.target, made.bodies, made.rows, inputs)
             labels = torch.arange(len(chosen[0])).repeat_interleave(count).repeat(len(chosen))
-            entropy = cross_entropy(logits.flatten(0, 1), labels)
+            entropy = cross_entropy(logits.flatten(0, 1), labels.to(device))
             loss, parts["entropy"] = loss + options.functional * entropy, entropy.item()
         return loss, parts
 
@@ -201,7 +211,7 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
         checkpoint = lab.checkpoint(name, key)
         ema = train_loop(network, loss_at, loop, checkpoint, lab.stage(name))
         checkpoint.unlink()
-        return {k: v.contiguous() for k, v in ema.items()}
+        return {k: v.cpu().contiguous() for k, v in ema.items()}
 
     state = lab.keep(name, key, make)
     network.load_state_dict({k: v for k, v in state.items() if k != "seconds"})

@@ -24,6 +24,10 @@ class State:
     body: Tensor
     rows: Tensor
 
+    def to(self, device: torch.device) -> State:
+        """Return the state on a device."""
+        return State(self.body.to(device), self.rows.to(device))
+
     def flat(self) -> Tensor:
         """Return both as one tensor [B, P + K R], which samplers work on."""
         return torch.cat([self.body, self.rows.flatten(1)], dim=1)

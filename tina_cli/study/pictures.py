@@ -20,6 +20,7 @@ from tina_cli.zoo.store import FIT, TEST, TUNE, Tick, listing, named, sharded
 
 SIDE = 32
 WORKERS = 2
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Bank:
 
     names: list[str]
     parts: list[list[Tensor]]
+    device: torch.device = CPU  # where networks see them
 
     @cached_property
     def _pools(self) -> list[tuple[Tensor, list[int]]]:
@@ -53,18 +55,18 @@ class Bank:
         if pool.ndim == 4:
             places = places + begins[-1] * (torch.rand(places.shape, generator=rng) < 0.5)
         chosen = pool[places.flatten(1)]
-        return scaled(chosen, torch.bfloat16)
+        return scaled(chosen.to(self.device), torch.bfloat16)
 
     def whole(self, task: Sequence[int], part: int) -> tuple[Tensor, Tensor]:
         """Return all inputs [n, ...] of a task's classes in a part, and their labels [n]."""
         own = [self.parts[part][c] for c in task]
-        return scaled(torch.cat(own), torch.float32), torch.arange(len(task)).repeat_interleave(
+        return scaled(torch.cat(own).to(self.device), torch.float32), torch.arange(len(task)).repeat_interleave(
             torch.tensor(list(map(len, own)))
         )
 
     def only(self, classes: Sequence[int]) -> Bank:
         """Return the bank of some classes alone, in this order."""
-        return Bank([self.names[c] for c in classes], [[part[c] for c in classes] for part in self.parts])
+        return Bank([self.names[c] for c in classes], [[part[c] for c in classes] for part in self.parts], self.device)
 
 
 def scaled(raw: Tensor, precision: torch.dtype) -> Tensor:
@@ -72,7 +74,9 @@ def scaled(raw: Tensor, precision: torch.dtype) -> Tensor:
     return raw.to(precision) / 127.5 - 1 if raw.dtype == torch.uint8 else raw.float()
 
 
-def split_bank(train: Mapping[str, Tensor], test: Mapping[str, Tensor], tune_share: float, seed: int) -> Bank:
+def split_bank(
+    train: Mapping[str, Tensor], test: Mapping[str, Tensor], tune_share: float, seed: int, device: torch.device = CPU
+) -> Bank:
     """Return the bank of inputs by class name; the last `tune_share` of a shuffled class is for TUNE."""
     parts: list[list[Tensor]] = [[], [], []]
     for name, own in train.items():
@@ -81,7 +85,7 @@ def split_bank(train: Mapping[str, Tensor], test: Mapping[str, Tensor], tune_sha
         parts[FIT].append(own[:keep])
         parts[TUNE].append(own[keep:])
         parts[TEST].append(test[name])
-    return Bank(list(train), parts)
+    return Bank(list(train), parts, device)
 
 
 def read_pictures(classes: Mapping[str, Sequence[Path]], folder: Path, name: str, most: int, tick: Tick) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ def finetune(
 
     `at(step, networks)` looks on before the first step and after each.
     """
-    bodies, rows = start.bodies.clone().requires_grad_(), start.rows.clone().requires_grad_()
+    bodies, rows = (value.detach().to(bank.device, copy=True).requires_grad_() for value in (start.bodies, start.rows))
     classes = len(tasks[0])
     # Adam moves each weight alike: a row of many features moves its score as far as one of few.
     groups = [{"params": [rows], "share": (REFERENCE / target.dim) ** 0.5}]
@@ -65,7 +65,7 @@ def finetune(
     optimiser = torch.optim.Adam(groups, fused=True)
     rate = LoopOptions(steps=how.steps, lr=how.lr, warmup=min(20, how.steps // 10))
     each = max(1, how.batch // classes)
-    labels = torch.arange(classes).repeat_interleave(each).repeat(len(tasks))
+    labels = torch.arange(classes).repeat_interleave(each).repeat(len(tasks)).to(bank.device)
     for step in range(how.steps):
         if at:
             at(step, Networks(bodies.detach(), rows.detach()))
@@ -78,7 +78,7 @@ def finetune(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    out = Networks(bodies.detach(), rows.detach())
+    out = Networks(bodies.detach().cpu(), rows.detach().cpu())
     if at:
         at(how.steps, out)
     return out
@@ -90,7 +90,8 @@ def predict(
 ) -> tuple[Tensor, Tensor]:
     """Return a network's guesses [n] for all pictures of a part, and the labels [n]."""
     inputs, labels = bank.whole(task, part)
-    return torch.cat([forward(target, body, rows, some).argmax(-1) for some in inputs.split(1024)]), labels
+    body, rows = body.to(bank.device), rows.to(bank.device)
+    return torch.cat([forward(target, body, rows, some).argmax(-1) for some in inputs.split(1024)]).cpu(), labels
 
 
 def accuracies(target: Target, bank: Bank, tasks: Sequence[Sequence[int]], networks: Networks, part: int = TEST) -> list[float]:

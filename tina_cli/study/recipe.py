@@ -70,6 +70,7 @@ class StudyRecipe:
     paper_steps: int = 1000
     samples: int = 8
     experts: int = 5
+    mixer_steps: int = 300
     generic: Tuning = field(default_factory=Tuning)
     trunk: Tuning = field(default_factory=Tuning)
     pmodel: Tuning = field(default_factory=Tuning)

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate, normalize
 
 from tina_cli.config import TrunkStage
 from tina_cli.errors import DataError, UsageError
-from tina_cli.files import digest, pretty_json, read_json, write_atomic
+from tina_cli.files import digest, make_folder, pretty_json, read_json, write_atomic
 from tina_cli.generation import Request, gather, understand
 from tina_cli.generator import Generator
 from tina_cli.loop import Report
@@ -63,9 +63,10 @@ class Job:
 
 def run_suite(job: Job, resume: bool) -> dict[str, Any]:
     """Run the experiments and return their results; raises `UsageError` where the folder holds another run."""
-    unknown = set(job.only) - EXPERIMENTS.keys()
-    if unknown:
-        raise UsageError(f"unknown experiment {min(unknown)!r}", hint=f"one of {', '.join(EXPERIMENTS)}")
+    if strange := set(job.only) - EXPERIMENTS.keys():
+        raise UsageError(f"unknown experiment {min(strange)!r}", hint=f"one of {', '.join(EXPERIMENTS)}")
+    if unknown := [name for name in (*job.recipe.targets, *job.recipe.larger) if name not in TARGETS]:
+        raise UsageError(f"unknown target network {unknown[0]!r}", hint=f"one of {', '.join(TARGETS)}")
     begin(job, resume)
     study = prepare(job)
     with one_thread():
@@ -95,7 +96,7 @@ def begin(job: Job, resume: bool) -> None:
             raise UsageError(f"{job.folder} holds another study", hint="choose another --output, or remove it")
         if not resume:
             raise UsageError(f"{job.folder} holds this study, begun before", hint="add --resume to go on with it")
-    job.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(job.folder)
     write_atomic(path, pretty_json(config).encode())
 
 
@@ -126,14 +127,11 @@ def prepare(job: Job) -> Study:
     train, test = pictures(job.train, "train"), pictures(job.test, "test")
     if set(train) != set(test):
         raise DataError(f"train and test differ in {min(set(train) ^ set(test))!r}", hint="both need the same folders")
-    bank = split_bank(train, test, recipe.tune_share, recipe.seed)
+    bank = split_bank(train, test, recipe.tune_share, recipe.seed, job.generator.device)
     if len(bank.names) < recipe.classes:
         raise DataError(f"the data have {len(bank.names)} classes, fewer than the recipe's tasks ({recipe.classes})")
     requested = Request(bank.names)
     conditions = torch.stack([gather(job.generator, m).condition for m in understand(job.generator, requested)])
-    unknown = [name for name in recipe.targets if name not in TARGETS]
-    if unknown:
-        raise UsageError(f"unknown target network {unknown[0]!r}", hint=f"one of {', '.join(TARGETS)}")
     base = Lab(
         TARGETS[recipe.targets[0]], bank, conditions, recipe, store, job.report, data_digest(bank), os.cpu_count() or 1
     )  # fmt: skip
@@ -150,7 +148,7 @@ def head_lab(base: Lab, name: str, seen: Features) -> Lab:
     fit = torch.cat(raw[FIT])
     middle = fit.mean(0)
     spread = (fit - middle).square().mean().sqrt()
-    bank = Bank(base.bank.names, [[(own - middle) / spread for own in part] for part in raw])
+    bank = Bank(base.bank.names, [[(own - middle) / spread for own in part] for part in raw], base.bank.device)
     return replace(base, target=replace(TARGETS[name], dim=fit.shape[1]), bank=bank)
 
 
@@ -188,7 +186,7 @@ def resnet_features(base: Lab) -> Features:
         pictures = scaled(torch.cat(base.bank.parts[FIT]), torch.float16)
         labels = torch.arange(len(base.bank.names)).repeat_interleave(torch.tensor(list(map(len, base.bank.parts[FIT]))))
         options = TrunkStage(SIDE, trunk.steps, trunk.batch, trunk.lr)
-        state = train_trunk(options, base.recipe.seed, torch.device("cpu"), base.folder, base.stage("trunk"), pictures, labels)
+        state = train_trunk(options, base.recipe.seed, base.bank.device, base.folder, base.stage("trunk"), pictures, labels)
         module = ResNet20()
         module.load_state_dict(state, strict=False)
         module.eval()
