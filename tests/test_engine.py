@@ -74,6 +74,17 @@ def test_a_cluster_gives_the_bytes_of_one_process_and_loses_nothing(tina: Tina, 
     assert models(tmp_path / "ray") == models(tmp_path / "local")
 
 
+@pytest.mark.enable_socket
+@pytest.mark.usefixtures("_cluster")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(600)
+def test_a_training_on_a_cluster_ends_with_the_same_bytes(tina: Tina, trained: Path, pictures: Path, tmp_path: Path) -> None:
+    done = tina("train", "--data", pictures, "--out", tmp_path / trained.name, "--recipe", "smoke", "--engine", "ray", "-q")
+    assert done.code == 0, done.err
+    for name in ("denoiser.safetensors", "known.safetensors", "generator.json"):
+        assert (tmp_path / trained.name / name).read_bytes() == (trained / name).read_bytes(), name
+
+
 def kill_one(folder: Path, killed: list[int]) -> None:
     """Kill a worker when the first models are there."""
     until = time.monotonic() + 120

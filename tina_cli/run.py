@@ -20,7 +20,7 @@ from tina_cli.lexicon import Lexicon
 from tina_cli.loop import Report
 from tina_cli.weights import INFO
 from tina_cli.zoo.concepts import Concept, collect
-from tina_cli.zoo.store import FeatureBank, extract
+from tina_cli.zoo.store import FeatureBank, Workers, extract, in_turn
 
 Data = dict[str, dict[str, list[Path]]]  # set -> class -> pictures
 
@@ -41,6 +41,7 @@ class Run:
     wordnet: Path = Path("/usr/share/wordnet")
     descriptions: Path | None = None
     encoder: str | None = None  # a sentence encoder, by folder or name on the Hub
+    workers: Workers = in_turn  # where shards of features and p-Models are made
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def features_stage(run: Run, backbone: Backbone) -> dict[str, tuple[Tensor, Tens
         run.report(stage="features", event="step", step=done, of=total)
 
     options = run.recipe.features
-    return extract(run.data, backbone.at(options.precision), run.work / "features", options.shard, options.batch, tick)
+    backbone, folder = backbone.at(options.precision), run.work / "features"
+    return extract(run.data, backbone, folder, options.shard, options.batch, tick, run.workers)
 
 
 def data_concepts(

@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 from tina_cli.backbone import Backbone, clip_backbone, clip_projection
 from tina_cli.clip import named_backbone
 from tina_cli.codec import fit_spread
+from tina_cli.config import ZooStage
 from tina_cli.files import digest, write_atomic
 from tina_cli.generator import Own, write_generator
 from tina_cli.knowledge import concept_conditions, known_before, known_words
@@ -32,7 +33,7 @@ from tina_cli.run import Run, Zoo, data_concepts, features_stage, prepare
 from tina_cli.weights import embedded_weights
 from tina_cli.zoo.concepts import known_senses
 from tina_cli.zoo.finetune import finetune_heads, fit_generic, fit_projection, task_features
-from tina_cli.zoo.store import FIT, TUNE, FeatureBank, feature_bank, sharded, write_manifest
+from tina_cli.zoo.store import FIT, TUNE, FeatureBank, feature_bank, sharded, sharded_many, write_manifest
 from tina_cli.zoo.tasks import TaskSource, draw_tasks, exclusions
 
 STAGES = ("clip", "features", "zoo", "diffusion")
@@ -149,26 +150,29 @@ def zoo_stage(
             "pictures": torch.bincount(bank.part, minlength=3).tolist(),
         },
     )
-    models: list[Tensor] = []
-    for start in range(0, len(tasks), options.shard):
-        part = tasks[start : start + options.shard]
+    parts_of_tasks = [(tasks[start : start + options.shard], start) for start in range(0, len(tasks), options.shard)]
+    done = 0
 
-        def make(part: list[tuple[int, ...]] = part, start: int = start) -> dict[str, Tensor]:
-            return finetune_part(run, bank, feature_mean, rows, part, start)
+    def tick(number: int) -> None:
+        nonlocal done
+        done += len(parts_of_tasks[number][0])
+        run.report(stage="zoo", event="step", step=done, of=len(tasks))
 
-        made = sharded(run.work / "zoo", "models", [key, spread.floor, part], make)
-        models += [made[f"{i:06d}"].float() for i in range(len(part))]
-        run.report(stage="zoo", event="step", step=start + len(part), of=len(tasks))
+    jobs = [("models", [key, spread.floor, part], (part, start)) for part, start in parts_of_tasks]
+    made = sharded_many(run.work / "zoo", jobs, finetune_part, (options, bank, feature_mean, rows), run.workers, tick)
+    models = [
+        shard[f"{i:06d}"].float() for shard, (part, _) in zip(made, parts_of_tasks, strict=True) for i in range(len(part))
+    ]
     return Zoo(
         concepts, places, bank, feature_mean, conditions, rows, final_rows, spread, noise, alive, tasks, heldout_tasks, models
     )
 
 
 def finetune_part(
-    run: Run, bank: FeatureBank, mean: Tensor, rows: Tensor, part: Sequence[tuple[int, ...]], start: int
+    shared: tuple[ZooStage, FeatureBank, Tensor, Tensor], part: Sequence[tuple[int, ...]], start: int
 ) -> dict[str, Tensor]:
-    """Fine-tune a shard's heads, those of one size K together."""
-    options = run.recipe.zoo
+    """Fine-tune a shard's heads, those of one size K together; shared are options, bank, feature mean and generic rows."""
+    options, bank, mean, rows = shared
     out: dict[str, Tensor] = {}
     for size in sorted({len(task) for task in part}):
         numbers = [i for i, task in enumerate(part) if len(task) == size]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tina_cli import options
-from tina_cli.console import Steps, result, result_json, say
+from tina_cli.console import Steps, libraries_on_stderr, result, result_json, say
 from tina_cli.errors import UsageError
 
 STAGES = ("clip", "features", "zoo", "diffusion", "all")
@@ -46,6 +46,9 @@ def train(
         str | None,
         typer.Option(help="Sentence encoder, a folder or a name on the Hub, for the same.", show_default="MiniLM"),
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where features and p-Models are made: local; ray; ray://ADDRESS for a cluster.")
+    ] = "local",
     device: options.Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and show what would be done, and do nothing.")] = False,
     json: options.Json = False,
@@ -66,9 +69,11 @@ def train(
         raise UsageError(f"the recipe {recipe} takes ImageNet's rows from the CLIP's own trunk", hint="use --backbone clip")
 
     from tina_cli.device import choose_device
+    from tina_cli.engine import check_engine, workers_of
     from tina_cli.run import Run, prepare, read_data
     from tina_cli.training import train as run_stages
 
+    check_engine(engine)
     pictures = read_data(data, chosen.features.max_per_class)
     folder = work or out.with_name(out.name + ".work")
     say(overview(pictures), quiet)
@@ -87,7 +92,8 @@ def train(
             prepare(run, resume, dry=True)
             return
         try:
-            new = run_stages(run, stage, resume)
+            with libraries_on_stderr(), workers_of(engine) as workers:
+                new = run_stages(replace(run, workers=workers), stage, resume)
         except KeyboardInterrupt:
             say(f"interrupted; the same command with --resume goes on from {folder}", quiet)
             raise

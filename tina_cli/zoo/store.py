@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -16,16 +17,44 @@ from tina_cli.files import canonical_json, digest, write_atomic
 from tina_cli.rng import torch_rng
 
 Tick = Callable[[int], None]
+Shard = dict[str, Tensor]
+Workers = Callable[[Callable[..., Shard], object, Sequence[tuple[Any, ...]]], Iterator[Shard]]
 FIT, TUNE, TEST = PARTS = 0, 1, 2
 
 
 def sharded(folder: Path, name: str, key: object, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the tensors of a shard, made and stored if it is not there; its file's name hashes what it is made from."""
-    path = folder / f"{name}-{digest(key)}.safetensors"
-    if not path.exists():
+    [found] = sharded_many(folder, [(name, key, ())], lambda _: make(), None)
+    return found
+
+
+def in_turn(function: Callable[..., Shard], shared: object, items: Sequence[tuple[Any, ...]]) -> Iterator[Shard]:
+    """Yield `function(shared, *item)` for each item, in this process: the simplest workers."""
+    return (function(shared, *item) for item in items)
+
+
+def sharded_many(
+    folder: Path,
+    jobs: Sequence[tuple[str, object, tuple[Any, ...]]],
+    function: Callable[..., Shard],
+    shared: object,
+    workers: Workers = in_turn,
+    tick: Tick = lambda _: None,
+) -> list[Shard]:
+    """Return the shards of jobs (name, key, item), those that are not there made by `function(shared, *item)` and stored.
+
+    `workers` say where it is done; `tick` is called with a job's number when its shard is there.
+    """
+    paths = [folder / f"{name}-{digest(key)}.safetensors" for name, key, _ in jobs]
+    missing = [number for number, path in enumerate(paths) if not path.exists()]
+    for number in set(range(len(paths))) - set(missing):
+        tick(number)
+    made = workers(function, shared, [jobs[number][2] for number in missing])
+    for number, tensors in zip(missing, made, strict=True):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, save(make()))
-    return load_file(path)
+        write_atomic(paths[number], save(tensors))
+        tick(number)
+    return [load_file(path) for path in paths]
 
 
 def listing(classes: Mapping[str, Sequence[Path]]) -> tuple[list[Path], list[int]]:
@@ -46,26 +75,29 @@ def extract(
     shard: int,
     batch: int,
     tick: Tick,
+    workers: Workers = in_turn,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return for each set the unit features [n, D] and class numbers [n] of its pictures, shard by shard.
 
-    Raises `ImageError` for a picture that cannot be read.
+    `tick` is called with the number of pictures done. Raises `ImageError` for a picture that cannot be read.
     """
+    listings = {name: listing(classes) for name, classes in sets.items()}
+    jobs = [
+        (name, [backbone.spec.sha256, str(backbone.dtype), named(part)], (part, batch))
+        for name, (paths, _) in listings.items()
+        for part in (paths[start : start + shard] for start in range(0, len(paths), shard))
+    ]
+    found = sharded_many(folder, jobs, read_features, backbone, workers, lambda number: tick(len(jobs[number][2][0])))
     out = {}
-    for name, classes in sets.items():
-        paths, labels = listing(classes)
-        features = []
-        for start in range(0, len(paths), shard):
-            part = paths[start : start + shard]
-
-            def make(part: list[Path] = part) -> dict[str, Tensor]:
-                return {"features": backbone.read(part, batch).half()}
-
-            made = sharded(folder, name, [backbone.spec.sha256, str(backbone.dtype), named(part)], make)
-            features.append(made["features"])
-            tick(len(part))
-        out[name] = (torch.cat(features), torch.tensor(labels))
+    for name, (_, labels) in listings.items():
+        own = [made["features"] for (of, *_), made in zip(jobs, found, strict=True) if of == name]
+        out[name] = (torch.cat(own), torch.tensor(labels))
     return out
+
+
+def read_features(backbone: Backbone, paths: Sequence[Path], batch: int) -> Shard:
+    """Return a shard of features, in half precision."""
+    return {"features": backbone.read(paths, batch).half()}
 
 
 @dataclass(frozen=True)
