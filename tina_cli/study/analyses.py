@@ -157,15 +157,13 @@ def cost(study: Study) -> Section:
     start = time.perf_counter()
     finetune(lab.target, lab.bank, tasks[:4], begin, recipe.pmodel, "cost")
     tuned = (time.perf_counter() - start) / 4
-    spent = {name: lab.seconds(name) for name in ("generic", "zoo", "denoiser")}
-    once = spent["zoo"] + spent["denoiser"]
+    generic, zoo = lab.seconds("generic"), lab.seconds("zoo")
     rows = [
-        {"what": "generic model (both need it)", "seconds": spent["generic"]},
-        {"what": f"zoo of {recipe.zoo} p-Models", "seconds": spent["zoo"]},
-        {"what": "denoiser", "seconds": spent["denoiser"]},
+        {"what": "generic model (both need it)", "seconds": generic},
+        {"what": f"zoo of {recipe.zoo} p-Models", "seconds": zoo},
+        {"what": "denoiser", "seconds": learner.seconds},
         {"what": "a generated network", "seconds": ours},
         {"what": "a fine-tuned network", "seconds": tuned},
     ]
-    return Section(
-        "Cost", {"One core": rows}, facts={"networks after which training once pays off": once / max(1e-9, tuned - ours)}
-    )
+    pays = (zoo + learner.seconds) / max(1e-9, tuned - ours)
+    return Section("Cost", {"One core": rows}, facts={"networks after which training once pays off": pays})

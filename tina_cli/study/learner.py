@@ -83,6 +83,7 @@ class Learner:
     space: Space
     network: nn.Module
     kind: str
+    seconds: float  # that its training took
 
     @torch.inference_mode()
     def make(
@@ -215,4 +216,4 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
 
     state = lab.keep(name, key, make)
     network.load_state_dict({k: v for k, v in state.items() if k != "seconds"})
-    return Learner(lab, space, network.eval(), kind)
+    return Learner(lab, space, network.eval(), kind, float(state["seconds"]))
