@@ -178,7 +178,7 @@ def test_the_whole_study_in_miniature(tina: Tina, tmp_path: Path) -> None:
     page = (out / "results.md").read_text()
     for method in ("selection", "row look-up", "paper's network", "ours", "oracle", "wrong names", "noise-added copy"):
         assert method in page
-    assert len(list(out.glob("*.png"))) == 4
+    assert len(list((out / "plots").iterdir())) == 4
     [table] = [
         rows for title, rows in done.json["sections"]["tasks"]["tables"].items() if "cnn-5k" in title and "unseen" in title
     ]

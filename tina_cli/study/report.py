@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tina_cli.errors import UsageError
-from tina_cli.files import write_atomic
+from tina_cli.files import make_folder, write_atomic
 
+PLOTS = "plots"
 HEADINGS = {
     "ours_minus": "ours - method", "ci95": "95 % interval", "of_oracle": "x oracle", "n_tasks": "tasks", "p_models": "p-Models",
     "ms_per_model": "ms a model",
@@ -25,14 +26,15 @@ def write_report(results: Mapping[str, Any], folder: Path, command: str) -> Path
         "",
         introduction(results),
     ]
+    make_folder(folder / PLOTS)
     for name, section in results["sections"].items():
         lines += ["", f"## {section['title']}"]
         lines += [f"\n{key}: {cell(value)}" for key, value in section["facts"].items()]
         for title, rows in section["tables"].items():
             lines += ["", f"### {title}", "", *table(rows), *reading(rows)]
         for number, plot in enumerate(section["plots"]):
-            draw(plot, folder / f"{name}-{number}.png")
-            lines += ["", f"![{plot['title']}]({name}-{number}.png)"]
+            draw(plot, folder / PLOTS / f"{name}-{number}.png")
+            lines += ["", f"![{plot['title']}]({PLOTS}/{name}-{number}.png)"]
     path = folder / "results.md"
     write_atomic(path, ("\n".join(lines) + "\n").encode())
     return path
