@@ -58,6 +58,8 @@ def sample_dpmpp_2m(denoise: Denoise, x: Tensor, times: Tensor, noise_at: NoiseA
             break
         lambda_t, lambda_s = _half_log_snr(t), _half_log_snr(s)
         h = lambda_s - lambda_t
+        if h <= 0:  # with many steps the first ones are all noise alike: there is nowhere to go yet
+            continue
         guess = x_0
         if before is not None:
             ratio = before[1] / h

@@ -9,6 +9,7 @@ import numpy as np
 
 Accuracies = Mapping[str, Sequence[float]]
 RESAMPLES = 2000
+LEAST_GAIN = 0.005  # of fine-tuning over selection: shares of less are noise
 
 
 def interval(values: Sequence[float]) -> list[float]:
@@ -32,7 +33,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Return a row for each method: its mean, the paired difference of ours to it, recovery, and its share of the oracle.
 
-    Recovery is (method - selection) / (fine-tuning - selection).
+    Recovery is (method - selection) / (fine-tuning - selection), told where there is something to recover.
     """
     mean = {name: float(np.mean(values)) for name, values in methods.items()}
     out = []
@@ -41,7 +42,7 @@ def compare(
         if ours in methods and name != ours:
             gaps = np.subtract(methods[ours], values).tolist()
             row["ours_minus"] = {"mean": float(np.mean(gaps)), "ci95": interval(gaps)}
-        if {selection, tuned} <= mean.keys() and mean[tuned] != mean[selection]:
+        if {selection, tuned} <= mean.keys() and mean[tuned] - mean[selection] >= LEAST_GAIN:
             row["recovery"] = (mean[name] - mean[selection]) / (mean[tuned] - mean[selection])
         if oracle in mean:
             row["of_oracle"] = mean[name] / mean[oracle]
