@@ -31,20 +31,28 @@ class PaperGenerator:
     network: PaperDenoiser
     info: dict[str, Any]
 
-    @torch.inference_mode()
     def sample(self, conditions: Tensor, seed: int = 0, steps: int = TIMESTEPS) -> Tensor:
-        """Sample flat parameters [B, P] for class vectors [B, K, d] by DDPM with the linear schedule.
+        """Sample flat parameters [B, P] for class vectors [B, K, d].
 
         The vectors are ViT-B/32's of the bare names, not normalised (the authors' code); parameters are as it was trained on.
         """
+        return sample_parameters(self.network, conditions, seed, steps)
 
-        def noise_at(step: int) -> Tensor:
-            return torch.randn(len(conditions), sum(self.network.chunks), generator=torch_rng(seed, "paper noise", step))
 
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
-            return self.network(x, (t * TIMESTEPS - 1).clamp_min(0).expand(len(x)), conditions)
+@torch.inference_mode()
+def sample_parameters(network: PaperDenoiser, conditions: Tensor, seed: int, steps: int) -> Tensor:
+    """Sample flat parameters [B, P] for conditions [B, K, d] by DDPM with the linear schedule."""
+    device = network.position.device
 
-        return sample_ddpm(denoise, noise_at(-1), time_grid(steps, TIMESTEPS), noise_at, linear_alpha_bar)
+    def noise_at(step: int) -> Tensor:
+        return torch.randn(len(conditions), sum(network.chunks), generator=torch_rng(seed, "paper noise", step))
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        at = (t * TIMESTEPS - 1).clamp_min(0).expand(len(x))
+        clean: Tensor = network(x.to(device), at.to(device), conditions.to(device))
+        return clean.cpu()
+
+    return sample_ddpm(denoise, noise_at(-1), time_grid(steps, TIMESTEPS), noise_at, linear_alpha_bar)
 
 
 def read_checkpoint(path: Path, averaged: bool = True) -> tuple[str, Mapping[str, Tensor]]:

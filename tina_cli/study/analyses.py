@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from tina_cli.study.learner import learn
 from tina_cli.study.measures import compare, interval
 from tina_cli.study.plan import Plot, Row, Section, Study, ablations, few_models, mean, score, sizes
 from tina_cli.study.pmodels import Networks, finetune, predict, start_from
-from tina_cli.study.recipe import Tuning
 from tina_cli.zoo.store import TUNE
 
 
@@ -68,7 +66,7 @@ def generation(study: Study) -> Section:
     learner = learn(lab, recipe.ours)
     test = lab.tasks("test", recipe.few_tasks, recipe.classes)
     seen = zoo_tasks[: recipe.few_tasks]
-    again = lab.fitted("again", seen, replace(recipe.pmodel, steps=recipe.pmodel.steps))
+    again = lab.fitted("again", seen, recipe.pmodel)
     rng = torch_rng(recipe.seed, "copies")
     kept = zoo[list(range(len(seen)))]
     noisy = Networks(
@@ -107,7 +105,7 @@ def generation(study: Study) -> Section:
     ]
     curve: dict[str, list[tuple[float, float]]] = {}
     starts = {"generic start": start_from(lab.generic(), test), "generated start": learner.make(test)}
-    how = Tuning(recipe.few.steps, recipe.few.batch, recipe.few.lr)
+    how = recipe.few
     for name, begin in starts.items():
         points: list[tuple[float, float]] = []
 

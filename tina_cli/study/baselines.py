@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from tina_cli.denoising import cluster
-from tina_cli.diffusion import linear_alpha_bar, time_grid
+from tina_cli.diffusion import linear_alpha_bar
 from tina_cli.loop import LoopOptions, train_loop
 from tina_cli.paper_denoiser import PaperDenoiser, chunks_of
+from tina_cli.paper_generator import sample_parameters
 from tina_cli.ridge import fit_kernel_ridge
 from tina_cli.rng import numpy_rng, torch_rng
-from tina_cli.sampler import sample_ddpm
 from tina_cli.study.lab import Lab, Task, Tensors
 from tina_cli.study.learner import GAMMA, TIMESTEPS, class_means, fit_space
 from tina_cli.study.network import initialise
@@ -120,19 +120,10 @@ class PaperLearner:
     def make(self, tasks: Sequence[Task], seed: int = 0) -> Networks:
         """Sample networks by DDPM with the linear schedule; fewer classes than the network's own are padded."""
         told = self.lab.conditions[torch.tensor(tasks)]
-        visited, device, (body, weight, bias) = self.lab.recipe.paper_steps, self.lab.bank.device, paper_sizes(self.lab)
+        visited, (body, weight, bias) = self.lab.recipe.paper_steps, paper_sizes(self.lab)
 
-        @torch.inference_mode()
         def sample() -> Tensors:
-            def noise_at(step: int) -> Tensor:
-                return torch.randn(len(told), body + weight + bias, generator=torch_rng(seed, "paper noise", step))
-
-            def denoise(x: Tensor, t: Tensor) -> Tensor:
-                at = (t * TIMESTEPS - 1).clamp_min(0).expand(len(x))
-                clean: Tensor = self.network(x.to(device), at.to(device), told.to(device))
-                return clean.cpu()
-
-            out = sample_ddpm(denoise, noise_at(-1), time_grid(visited, TIMESTEPS), noise_at, linear_alpha_bar)
+            out = sample_parameters(self.network, told, seed, visited)
             parts = out.split([body, weight, bias], dim=1)
             rows = torch.cat([parts[1].unflatten(1, (bias, -1)), parts[2][..., None]], dim=2) * self.row_scale
             return {"bodies": parts[0] * self.body_scale, "rows": rows[:, : told.shape[1]].contiguous()}
