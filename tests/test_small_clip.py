@@ -83,7 +83,11 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     (wordnet / "data.noun").write_text("\n".join(data) + "\n")
     (wordnet / "index.noun").write_text("\n".join([*index, "physical_entity n 1 1 @ 1 0 00001930"]) + "\n")
     (wordnet / "noun.exc").write_text("tomatoes tomato\n")
-    table = [f"{name}\tn{10_000_001 + i}\ta {COLOURS[name]} blob\tball, disc" for i, name in enumerate(COLOURS) if i % 3]
+    table = [
+        f"{name}\tn{10_000_001 + i}\ta {COLOURS[name]} blob\tball, disc\tround{1 + i % 3}\ttomato"
+        for i, name in enumerate(COLOURS)
+        if i % 3
+    ]
     (tmp_path / "descriptions.tsv").write_text("\n".join(table) + "\n")
     vectors = normalize(torch.randn(len(COLOURS), 32, generator=torch_rng(0, "genuine")) + 0.5, dim=-1)
     np.savez(tmp_path / "vectors.npz", names=np.array(list(COLOURS)), emb=vectors.numpy().astype(np.float16))

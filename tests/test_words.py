@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from tina_cli.descriptions import Descriptions
 from tina_cli.errors import DataError
 from tina_cli.lexicon import Lexicon, Sense
+from tina_cli.looks import NEIGHBOUR_WEIGHT, tag_vectors, toward_neighbours, with_tags
 from tina_cli.rng import torch_rng
 from tina_cli.spelling import respell
 from tina_cli.teacher import Noun, concrete_nouns, means_of_kinds, moved, teach
@@ -23,8 +25,8 @@ from tina_cli.zoo.concepts import Concept, collect
 
 Tina = Callable[..., Result]
 ROWS = (
-    "crane\tn2\ttall grey bird with long legs in shallow water\theron, stork\n"
-    "lava lamp\t\tglowing glass bottle with floating coloured blobs\tlantern, bottle\n"
+    "crane\tn2\ttall grey bird with long legs in shallow water\theron, stork\tgrey3 wings2\tlava lamp\n"
+    "lava lamp\t\tglowing glass bottle with floating coloured blobs\tlantern, bottle\tglass3 red2\t\n"
 )
 
 
@@ -40,20 +42,20 @@ def senses() -> list[Sense]:
 
 @pytest.fixture
 def descriptions(tmp_path: Path) -> Descriptions:
-    path = tmp_path / "descriptions.tsv"
-    path.write_text(ROWS)
+    path = tmp_path / "descriptions.tsv.gz"
+    path.write_bytes(gzip.compress(ROWS.encode()))
     return Descriptions.read(path)
 
 
 def test_descriptions_are_found_by_sense_or_by_name(descriptions: Descriptions) -> None:
     hoist, bird = senses()[1:3]
     found = descriptions.find("anything", bird)
-    assert found and found.lookalikes == ("heron", "stork")
+    assert found and found.lookalikes == ("heron", "stork") and found.neighbours == ("lava lamp",)
     assert descriptions.find("crane", hoist) is None  # another sense of a described name
     assert descriptions.find("Lava  lamp", None) is descriptions.rows[1]
 
 
-@pytest.mark.parametrize("text", ["one field\n", "a\tb\tc\n", "\tn1\ttext\tlooks\n", "name\tn1\t\tlooks\n"])
+@pytest.mark.parametrize("text", ["one field\n", "a\tb\tc\td\n", "\tn1\ttext\tlooks\t\t\n", "name\tn1\t\tlooks\t\t\n"])
 def test_a_broken_table_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.tsv"
     path.write_text(text)
@@ -61,6 +63,9 @@ def test_a_broken_table_is_an_error(tmp_path: Path, text: str) -> None:
         Descriptions.read(path)
     with pytest.raises(DataError, match="cannot read"):
         Descriptions.read(tmp_path / "absent.tsv")
+    (tmp_path / "broken.tsv.gz").write_bytes(gzip.compress(text.encode())[:-9])
+    with pytest.raises(DataError, match="cannot read"):
+        Descriptions.read(tmp_path / "broken.tsv.gz")
 
 
 def by_letters(texts: Sequence[str]) -> Tensor:
@@ -87,6 +92,33 @@ def test_the_teacher_reads_descriptions_and_gives_synonyms_one_vector(descriptio
     centred = normalize(vectors - vectors.mean(0), dim=-1)
     assert cosine_similarity(back, centred).mean() > 0.9  # what it was fitted on comes back
     assert teacher(["a word"]).shape == (1, 16)
+
+
+def test_a_noun_is_moved_towards_what_it_resembles() -> None:
+    start = normalize(torch.randn(4, 16, generator=torch_rng(0, "looks")), dim=-1)
+    names = ["ram", "Ram", "ewe", "cup"]
+    out = toward_neighbours(start, names, [["ewe", "no such thing"], [], ["ram (adult male sheep)", "ewe"], ["ram", "ewe"]])
+    assert torch.allclose(out[1], start[1], atol=1e-6)  # nothing is said of it
+    assert torch.allclose(out[0], normalize(start[0] + NEIGHBOUR_WEIGHT * start[2], dim=-1), atol=1e-6)
+    assert torch.allclose(out[2], normalize(start[2] + NEIGHBOUR_WEIGHT * start[0], dim=-1), atol=1e-6)  # the first of the rams
+    towards = out[3] - (out[3] @ start[3]) * start[3]
+    assert towards @ start[0] > towards @ start[2]  # the likest first
+
+
+def test_tags_tell_likes_from_unlikes_and_take_nothing_from_what_is_said() -> None:
+    genuine = torch.randn(300, 32, generator=torch_rng(0, "genuine")) * torch.logspace(0, -3, 32)
+    said = normalize(genuine[:1].expand(4, -1) - genuine.mean(0), dim=-1)
+    tags = ["fur3 brown2", "fur3 brown1", "metal3 wheels3", ""]
+    told = tag_vectors(tags)
+    assert told.shape == (4, 4) and not told[3].any()
+    assert torch.allclose(told[:3].norm(dim=-1), torch.ones(3), atol=1e-6)
+    out = with_tags(said, tags, genuine - genuine.mean(0))
+    likeness = out @ out.T
+    assert likeness[0, 1] > 0.95 > likeness[0, 2] and likeness[0, 3] > likeness[0, 2]
+    used = torch.linalg.eigh((genuine.T @ genuine).double())[1][:, -16:].float()
+    for row in out:  # what CLIP says is still said, in the same proportions
+        assert cosine_similarity(row @ used, said[0] @ used, dim=0) > 0.999
+    assert torch.allclose(with_tags(said, ["", "", "", ""], genuine), said, atol=1e-6)
 
 
 def test_a_noun_of_many_kinds_is_amid_them() -> None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from tina_cli.errors import DataError
 from tina_cli.lexicon import Sense, normalise
 
-FIELDS = ("name", "sense", "description", "lookalikes")
+FIELDS = ("name", "sense", "description", "lookalikes", "tags", "neighbours")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a photo of a thing shows, and the things that look most like it."""
+    """What a photo of a thing shows: in a sentence, by the things that look most like it, and in tags.
+
+    Look-alikes are any names, to be read; neighbours are names in the table, the likest first. A tag is a word with how much of
+    it there is, 1 to 3.
+    """
 
     name: str
     sense: str | None
     text: str
     lookalikes: tuple[str, ...]
+    tags: str
+    neighbours: tuple[str, ...]
 
 
 class Descriptions:
@@ -31,18 +39,22 @@ class Descriptions:
 
     @classmethod
     def read(cls, path: Path) -> Descriptions:
-        """Read tab-separated lines: name, WordNet sense or nothing, description, look-alikes; raises `DataError`."""
+        """Read tab-separated lines, perhaps compressed; raises `DataError`.
+
+        Their fields: name, WordNet sense or nothing, description, look-alikes, tags, neighbours.
+        """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            data = path.read_bytes()
+            lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8").splitlines()
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise DataError(f"cannot read descriptions from {path}: {error}", hint="see docs/training.md") from error
         rows = []
         for number, line in enumerate(lines, 1):
             fields = line.split("\t")
             if len(fields) != len(FIELDS) or not fields[0] or not fields[2]:
                 raise DataError(f"{path}:{number} has not the fields {', '.join(FIELDS)}, separated by tabs")
-            name, sense, text, lookalikes = fields
-            rows.append(Description(name, sense or None, text, tuple(filter(None, map(str.strip, lookalikes.split(","))))))
+            name, sense, text, lookalikes, tags, neighbours = fields
+            rows.append(Description(name, sense or None, text, listed(lookalikes), tags, listed(neighbours)))
         return cls(rows)
 
     def find(self, name: str, sense: Sense | None) -> Description | None:
@@ -50,3 +62,8 @@ class Descriptions:
         if sense is not None and sense.id:
             return self._of.get(sense.id)
         return self._of.get(normalise(name))
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Return the names of a list with commas."""
+    return tuple(filter(None, map(str.strip, text.split(","))))

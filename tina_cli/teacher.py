@@ -26,6 +26,7 @@ from tina_cli.descriptions import Descriptions
 from tina_cli.errors import DataError
 from tina_cli.files import digest, write_atomic
 from tina_cli.lexicon import PHYSICAL, Lexicon, Sense
+from tina_cli.looks import toward_neighbours, with_tags
 from tina_cli.loop import Report
 from tina_cli.ridge import fit_kernel_ridge
 
@@ -50,6 +51,8 @@ class Noun:
     sense: str = ""  # the sense's id
     description: str = ""
     lookalikes: tuple[str, ...] = ()
+    tags: str = ""
+    neighbours: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Return the dictionary's view."""
@@ -72,7 +75,7 @@ class Noun:
 def noun_of(name: str, sense: Sense | None, lexicon: Lexicon, descriptions: Descriptions) -> Noun:
     """Return the noun that a name is in a sense."""
     found = descriptions.find(name, sense)
-    looks = (found.text, found.lookalikes) if found else ("", ())
+    looks = (found.text, found.lookalikes, found.tags, found.neighbours) if found else ("", (), "", ())
     if sense is None:
         return Noun(name, "", "", "", "", *looks)
     head = sense.lemmas[0] if sense.id else name
@@ -237,12 +240,16 @@ def teach(
     kinds: dict[str, Tensor] = {}
     if described and read:
         by_looks = fit_kernel_ridge(looks([genuine[i] for i in read], encode), target[read], gamma, noise)
-        out[described] = normalize(by_looks.predict(looks([nouns[i] for i in described], encode)), dim=-1)
+        own = [nouns[i] for i in described]
+        vectors_of = normalize(by_looks.predict(looks(own, encode)), dim=-1)
+        vectors_of = toward_neighbours(vectors_of, [noun.name for noun in own], [noun.neighbours for noun in own])
+        out[described] = with_tags(vectors_of, [noun.tags for noun in own], target)
         kinds = means_of_kinds({nouns[i].sense: out[i].clone() for i in described if nouns[i].sense}, lexicon)
         out[described] = moved(nouns, out, described, kinds)
         first = list({texts[i]: i for i in described}.values())  # synonyms have one text
-        sources = torch.cat([sources, encode([texts[i] for i in first])])
-        known = torch.cat([known, out[first]])
+        plain = [i for i, noun in enumerate(genuine) if not noun.description]  # the others are described
+        sources = torch.cat([sources[plain], encode([texts[i] for i in first])])
+        known = torch.cat([known[plain], out[first]])
     by_text = fit_kernel_ridge(sources, known, gamma, 3 * noise)
     others = [i for i, noun in enumerate(nouns) if not (noun.description and read)]
     if others:
