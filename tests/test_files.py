@@ -7,6 +7,7 @@ import stat
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -93,6 +94,15 @@ def test_preprocessing_keeps_the_middle() -> None:
     out = preprocess(image, Preprocess(size=50))
     assert out.shape == (3, 50, 50) and out.mean() > 0.95
     assert preprocess(Image.new("RGB", (1, 3000)), Preprocess(size=32)).shape == (3, 32, 32)
+
+
+def test_tiny_pictures_are_sharpened_and_no_others() -> None:
+    def differs(side: int) -> bool:
+        rng = np.random.default_rng(side)
+        image = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        return not torch.equal(preprocess(image, Preprocess(size=64)), preprocess(image, Preprocess(size=64, sharpen_below=48)))
+
+    assert differs(32) and differs(47) and not differs(48) and not differs(200)
 
 
 def test_folders_of_classes(tmp_path: Path) -> None:

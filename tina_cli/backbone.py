@@ -186,6 +186,7 @@ def clip_backbone(folder: Path, device: torch.device) -> Backbone:
         mean=tuple(values["mean"]),
         std=tuple(values["std"]),
         interpolation=values["interpolation"],
+        sharpen_below=int(config.get("tina", {}).get("sharpen_below", 0)),  # open_clip knows no such thing
     )
     arch = f"timm:{config['model_cfg']['vision_cfg']['timm_model_name']}"
     state = clip_tensors(folder, TRUNK_PREFIX)

@@ -22,6 +22,7 @@ class Preprocess:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
+    sharpen_below: int = 0  # pictures whose shorter side has fewer pixels than this are sharpened once they are enlarged
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class DenoiserStage:
     distance: float = 0.05
     condition_noise: float = 0.5  # its length, beside conditions of length 1
     groups: int = 120
-    calibration_tasks: int = 300
+    calibration_tasks: int = 600
     sample_steps: int = 4
     strength: float = 0.3
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageFilter, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from tina_cli.config import Preprocess
@@ -21,6 +21,7 @@ from tina_cli.errors import DataError, ImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
 MAX_PIXELS = 100_000_000
+SHARPEN = ImageFilter.UnsharpMask(radius=3, percent=80, threshold=0)  # of those tried on 32 px training pictures the best
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit, below, is an error and not a warning
@@ -63,11 +64,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def preprocess(image: Image.Image, how: Preprocess) -> Tensor:
-    """Resize the shorter side to `how.size`, crop the middle, normalise: [3, size, size], float32."""
-    size = how.size
-    scale = size / min(image.size)
+    """Resize the shorter side to `how.size`, sharpen what was tiny, crop the middle, normalise: [3, size, size], float32."""
+    size, shorter = how.size, min(image.size)
+    scale = size / shorter
     wide, high = (max(size, round(side * scale)) for side in image.size)
     image = image.resize((wide, high), INTERPOLATIONS[how.interpolation])
+    if shorter < how.sharpen_below:
+        image = image.filter(SHARPEN)
     left, top = (wide - size) // 2, (high - size) // 2
     pixels = torch.from_numpy(np.array(image.crop((left, top, left + size, top + size))))  # (size, size, 3)
     mean, std = torch.tensor(how.mean), torch.tensor(how.std)

@@ -22,6 +22,7 @@ from tina_cli.rng import numpy_rng
 from tina_cli.teacher import Encode, Noun
 
 TRUNK = "tf_efficientnet_lite0"
+SHARPEN_BELOW = 48  # pixels; pictures of 64 are the worse for it
 VIEWS = (*NAME_TEMPLATES, *SENSE_TEMPLATES, "{gloss}", "{description}")
 DESCRIBED = len(VIEWS) - 1
 
@@ -49,6 +50,7 @@ def clip_config(options: ClipStage, embed_dim: int) -> dict[str, Any]:
             },
         },
         "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"},
+        "tina": {"sharpen_below": SHARPEN_BELOW},
     }
 
 

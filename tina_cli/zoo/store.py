@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def extract(
     """
     listings = {name: listing(classes) for name, classes in sets.items()}
     jobs = [
-        (name, [backbone.spec.sha256, str(backbone.dtype), named(part)], (part, batch))
+        (name, [backbone.spec.sha256, asdict(backbone.spec.preprocess), str(backbone.dtype), named(part)], (part, batch))
         for name, (paths, _) in listings.items()
         for part in (paths[start : start + shard] for start in range(0, len(paths), shard))
     ]
