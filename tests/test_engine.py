@@ -1,17 +1,21 @@
-"""Batches on a local Ray cluster of two workers: the same bytes as in one process, also when a worker is killed."""
+"""Work spread over processes: on a local Ray cluster the same bytes as in one, also when a worker is killed; by torchrun."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Result
+from safetensors.torch import load_file
 
 from tina_cli import batch, engine
 from tina_cli.batch import Output
@@ -124,3 +128,19 @@ def test_wrong_engines(tina: Tina, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     missing = tina("generate", "--batch", file, "-o", tmp_path / "m", "--engine", "ray")
     assert missing.code == 2 and "tina-cli[ray]" in missing.err
     assert embedded_weights().is_dir() and not (tmp_path / "m").exists()
+
+
+def test_a_team_of_two_trains_as_one_process_does(trained: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / trained.name
+    command = ["-m", "tina_cli", "train", "--data", pictures, "--out", out, "--recipe", "smoke", "--device", "cpu"]
+    team = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*team, *map(str, command)], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}: trained\n"  # one voice
+    for name in ("known.safetensors", "lexicon.gz"):
+        assert (out / name).read_bytes() == (trained / name).read_bytes()
+    alone, together = (load_file(folder / "denoiser.safetensors") for folder in (trained, out))
+    for name, value in alone.items():
+        assert torch.allclose(together[name].float(), value.float(), atol=2e-3), name  # rounding, through 12 steps of Adam
+    steps = [json.loads(line) for line in (out.parent / f"{out.name}.work" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps if row.get("stage") == "diffusion"] == [12]

@@ -73,17 +73,21 @@ def cluster(points: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's tasks, padded to one size K: guidance, p-Models `x_0 [B, K, D]`, `mask [B, K]`, `features [B, K, n, D]`."""
+    """A step's tasks, padded to one size K: guidance, p-Models `x_0 [B, K, D]`, `mask [B, K]`, `features [B, K, n, D]`.
+
+    In a team they are this process's, and `weight` is how many rows they have beside the team's mean.
+    """
 
     guidance: Guidance
     x_0: Tensor
     mask: Tensor
     features: Tensor
+    weight: float
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         told = Guidance(*(getattr(self.guidance, part).to(device) for part in ("condition", "evidence", "anchor")))
-        return Batch(told, self.x_0.to(device), self.mask.to(device), self.features.to(device))
+        return Batch(told, self.x_0.to(device), self.mask.to(device), self.features.to(device), self.weight)
 
 
 class Batches:
@@ -91,7 +95,7 @@ class Batches:
 
     def __init__(self, run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | None) -> None:
         self.options, self.seed = run.recipe.denoiser, run.recipe.seed
-        self.zoo, self.prior, self.projection = zoo, prior, projection
+        self.zoo, self.prior, self.projection, self.team = zoo, prior, projection, run.team
         self.anchors = cross_fitted(zoo, prior, self.options.groups, self.seed)
         self.order = sorted(range(len(zoo.tasks)), key=lambda i: (len(zoo.tasks[i]), i))
 
@@ -102,10 +106,11 @@ class Batches:
         return self.order[start : start + size]
 
     def make(self, step: int) -> Batch:
-        """Return a step's batch."""
-        numbers = self.pick(step)
+        """Return a step's batch, or this process's part of it."""
+        whole = [len(self.zoo.tasks[i]) for i in self.pick(step)]
+        numbers = self.pick(step)[self.team.own]
         tasks = [self.zoo.tasks[i] for i in numbers]
-        size = max(map(len, tasks))
+        size = max(whole)
         guides = [self.guidance(task, step, i) for i, task in zip(numbers, tasks, strict=True)]
         guidance = Guidance(*(pad([getattr(g, f) for g in guides], size) for f in ("condition", "evidence", "anchor")))
         x_0 = pad([encode_rows(self.zoo.models[i])[None] for i in numbers], size)
@@ -114,9 +119,9 @@ class Batches:
             task_features(self.zoo.bank, self.zoo.feature_mean, [task], self.options.pictures, TUNE, "loss", step, i)
             for i, task in zip(numbers, tasks, strict=True)
         ]
-        return Batch(guidance, x_0, mask, pad(pictures, size))
+        return Batch(guidance, x_0, mask, pad(pictures, size), sum(map(len, tasks)) * self.team.size / sum(whole))
 
-    def guidance(self, task: Sequence[int], *purpose: object, depth: int | None = None, pictures: bool = True) -> Guidance:
+    def guidance(self, task: Sequence[int], *purpose: object, depth: int | None = None) -> Guidance:
         """Return one task's guidance [1, K, ...]: words at some depth of novelty, pictures, or both.
 
         Most tasks are of one kind throughout, as most users' are; in the others every class has its own.
@@ -133,7 +138,7 @@ class Batches:
         anchors, conditions, evidence = [], [], []
         for place, concept in enumerate(task):
             own = self.zoo.bank.rows_of(concept, FIT)
-            shown = pictures and kinds[place] != WORDS and len(own) >= 2 * MOST_PICTURES
+            shown = kinds[place] != WORDS and len(own) >= 2 * MOST_PICTURES
             count, words = int(counts[place]) if shown else 0, not shown or kinds[place] != PICTURES
             told = Evidence(self.zoo.conditions[concept])
             if count:
@@ -175,9 +180,10 @@ def train_denoiser(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         batch = batch_at(step).to(device)
         rng = torch_rng(run.recipe.seed, "noise", step)
-        t = torch.rand(len(batch.x_0), generator=rng)
-        eps = torch.randn(batch.x_0.shape, generator=rng).to(device)
-        t = t.to(device)
+        tasks = len(batches.pick(step))  # the team's
+        t = torch.rand(tasks, generator=rng)
+        eps = torch.randn(tasks, *batch.x_0.shape[1:], generator=rng)
+        t, eps = (drawn[run.team.own].to(device) for drawn in (t, eps))
         out = network(q_sample(batch.x_0, t, eps), t, batch.guidance, batch.mask)
         distance = (out - batch.x_0).square().mean(-1)[batch.mask].mean()
 
@@ -186,16 +192,16 @@ def train_denoiser(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | 
         labels = torch.arange(out.shape[1], device=device).repeat_interleave(options.pictures).expand(len(out), -1)
         real = batch.mask.repeat_interleave(options.pictures, dim=1)
         functional = cross_entropy(scores[real], labels[real])
-        return options.distance * distance + functional, {"rows": distance.item(), "functional": functional.item()}
+        loss = batch.weight * (options.distance * distance + functional)
+        return loss, {"rows": distance.item(), "functional": functional.item()}
 
     key = digest([asdict(run.recipe), len(zoo.tasks), float(zoo.rows.sum()), float(zoo.conditions.sum())])
     loop = LoopOptions(
         steps=options.steps, lr=options.lr, warmup=100, weight_decay=0.05, ema=0.998, checkpoint_every=200,
         seed=run.recipe.seed,
     )  # fmt: skip
-    ema = train_loop(
-        network, loss_at, loop, run.work / f"denoiser-{key}.safetensors", lambda **f: run.report(stage="diffusion", **f)
-    )
+    checkpoint = run.work / f"denoiser-{key}.safetensors"
+    ema = train_loop(network, loss_at, loop, checkpoint, lambda **f: run.report(stage="diffusion", **f), run.team)
     halves = {name: value.half() for name, value in ema.items()}  # calibrate what will be stored
     network.load_state_dict({name: value.float() for name, value in halves.items()})
     return network.eval(), halves
@@ -206,15 +212,15 @@ def sampling_of(options: DenoiserStage) -> Sampling:
     return Sampling("dpm-solver++", options.sample_steps, options.timesteps, options.strength)
 
 
-def calibrate(run: Run, zoo: Zoo, prior: KernelRidge, network: Denoiser) -> Calibration:
-    """Fit the calibration on tasks outside the training, at every depth of novelty, on pictures of the training split."""
+def calibrate(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | None, network: Denoiser) -> Calibration:
+    """Fit the calibration on tasks outside the training, every kind of evidence at every depth of novelty, on TUNE pictures."""
     options = run.recipe.denoiser
-    batches = Batches(run, zoo, prior, None)
+    batches = Batches(run, zoo, prior, projection)
     signs, scores, labels = [], [], []
     tasks = zoo.heldout_tasks or zoo.tasks
     for number in range(options.calibration_tasks):
         task = tasks[number % len(tasks)]
-        guidance = batches.guidance(task, "calibration", number, depth=number % 3, pictures=False)
+        guidance = batches.guidance(task, "calibration", number, depth=number % 3)
         names = [zoo.concepts[i].name for i in task]
         [rows] = sample_rows(network, [Draw(guidance, names, run.recipe.seed)], sampling_of(options), run.device)
         features = task_features(zoo.bank, zoo.feature_mean, [task], 8, TUNE, "calibration", number, unit=False)[0]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tina_cli.errors import DataError
 from tina_cli.files import write_atomic
 from tina_cli.rng import derive
+from tina_cli.team import ALONE, Team
 
 Report = Callable[..., None]
 T = TypeVar("T")
@@ -78,10 +79,12 @@ def train_loop(
     options: LoopOptions,
     checkpoint: Path,
     report: Report,
+    team: Team = ALONE,
 ) -> dict[str, Tensor]:
     """Minimise `loss_at(step)` over a module's trainable parameters with AdamW; return their moving averages (EMA).
 
-    `checkpoint` is a safetensors file, read if it exists. Raises `DataError` where it is another run's.
+    `checkpoint` is a safetensors file, read if it exists. In a team the loss is the mean of the processes' own, and the first
+    process reports and keeps the checkpoint. Raises `DataError` where it is another run's.
     """
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(
@@ -105,11 +108,14 @@ def train_loop(
         loss, parts = loss_at(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        team.average(p.grad for p in named.values() if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(named.values(), options.clip)
         optimiser.step()
         decay = min(options.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.values()), list(named.values()), 1 - decay)
+        if team.rank:
+            continue
         if (step + 1) % options.log_every == 0 or step + 1 == options.steps:
             report(event="step", step=step + 1, of=options.steps, loss=loss.item(), grad_norm=norm.item(), **parts)
         if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:

@@ -18,6 +18,7 @@ from tina_cli.files import digest, pretty_json, read_json, sha256, write_atomic
 from tina_cli.images import read_classes
 from tina_cli.lexicon import Lexicon
 from tina_cli.loop import Report
+from tina_cli.team import ALONE, Team
 from tina_cli.weights import INFO
 from tina_cli.zoo.concepts import Concept, collect
 from tina_cli.zoo.store import FeatureBank, Workers, extract, in_turn
@@ -42,6 +43,7 @@ class Run:
     descriptions: Path | None = None
     encoder: str | None = None  # a sentence encoder, by folder or name on the Hub
     workers: Workers = in_turn  # where shards of features and p-Models are made
+    team: Team = ALONE  # the processes that train the denoiser together
 
 
 @dataclass(frozen=True)

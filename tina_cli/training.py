@@ -12,7 +12,7 @@ from: a stage that is done is read, a changed input makes a new file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tina_cli.knowledge import concept_conditions, known_before, known_words
 from tina_cli.lexicon import Lexicon
 from tina_cli.ridge import KernelRidge, fit_kernel_ridge
 from tina_cli.run import Run, Zoo, data_concepts, features_stage, prepare
+from tina_cli.team import Team
 from tina_cli.weights import embedded_weights
 from tina_cli.zoo.concepts import known_senses
 from tina_cli.zoo.finetune import finetune_heads, fit_generic, fit_projection, task_features
@@ -56,8 +57,22 @@ def train(run: Run, stage: str, resume: bool) -> bool:
     if last == "zoo":
         return True
     diffusion_stage(run, zoo, backbone, lexicon, clip_folder)
-    write_atomic(run.work / "done.json", b"{}\n")
+    if not run.team.rank:
+        write_atomic(run.work / "done.json", b"{}\n")
     return True
+
+
+def train_in_team(run: Run, team: Team, stage: str, resume: bool) -> bool:
+    """Run the stages as one process of a team: the first does all that comes before the denoiser, which they train together."""
+    first, done = "zoo" if stage in ("diffusion", "all") else stage, run.work / "done.json"
+    new = not done.exists()
+    if not team.rank:
+        train(run, first, resume)
+    team.wait()
+    if first != stage and new:
+        train(replace(run, team=team), stage, resume=True)
+    team.wait()
+    return new
 
 
 def clip_stage(run: Run) -> Path | None:
@@ -201,7 +216,9 @@ def diffusion_stage(run: Run, zoo: Zoo, backbone: Backbone, lexicon: Lexicon, cl
         known = {number: zoo.conditions[number] for number in zoo.alive.nonzero()[:, 0].tolist()}
         projection = fit_projection(zoo.bank, known, run.recipe.clip.projection_noise)
     network, state = train_denoiser(run, zoo, prior, projection)
-    calibration = calibrate(run, zoo, prior, network)
+    if run.team.rank:
+        return  # the first process goes on
+    calibration = calibrate(run, zoo, prior, projection, network)
     options = run.recipe.denoiser
     alive = [c for c, living in zip(zoo.concepts, zoo.alive.tolist(), strict=True) if living]
     info = {

@@ -40,7 +40,7 @@ def train(
     ] = None,
     wordnet: Annotated[Path, typer.Option(help="WordNet's noun files, for the same recipes.")] = Path("/usr/share/wordnet"),
     descriptions: Annotated[
-        Path | None, typer.Option(help="What things look like, a table (name, sense, description, look-alikes), for the same.")
+        Path | None, typer.Option(help="What things look like, a table (docs/training.md), for the same.")
     ] = None,
     encoder: Annotated[
         str | None,
@@ -71,15 +71,20 @@ def train(
     from tina_cli.device import choose_device
     from tina_cli.engine import check_engine, workers_of
     from tina_cli.run import Run, prepare, read_data
+    from tina_cli.team import follows, join
     from tina_cli.training import train as run_stages
+    from tina_cli.training import train_in_team as run_team
 
     check_engine(engine)
+    quiet = quiet or follows()
     pictures = read_data(data, chosen.features.max_per_class)
     folder = work or out.with_name(out.name + ".work")
     say(overview(pictures), quiet)
     with Steps(quiet) as progress:
 
         def report(**fields: Any) -> None:
+            if follows():
+                return
             log(folder / "log.jsonl", fields)
             if fields.get("event") == "step":
                 note = f"loss {fields['loss']:.3f}" if "loss" in fields else ""
@@ -92,11 +97,14 @@ def train(
             prepare(run, resume, dry=True)
             return
         try:
-            with libraries_on_stderr(), workers_of(engine) as workers:
-                new = run_stages(replace(run, workers=workers), stage, resume)
+            with libraries_on_stderr(), join(where) as (team, own), workers_of(engine) as workers:
+                run = replace(run, workers=workers, device=own)
+                new = run_stages(run, stage, resume) if team.size == 1 else run_team(run, team, stage, resume)
         except KeyboardInterrupt:
             say(f"interrupted; the same command with --resume goes on from {folder}", quiet)
             raise
+    if follows():
+        return
     if json:
         result_json({"schema": "tina/train/1", "output": str(out), "work": str(folder), "stage": stage, "new": new})
     elif not new:
