@@ -168,6 +168,10 @@ def lexicon() -> Lexicon:
         ("girafe", "giraffe"),
         ("motorcyle", "motorcycle"),
         ("snowbord", "snowboard"),
+        ("lalma", "llama"),  # letters swapped: likelier than one left out
+        ("ocrkscrew", "corkscrew"),
+        ("bagl", "bagel"),
+        ("fox qsuirrel", "fox squirrel"),
         ("xqzwv", None),  # like nothing
         ("Volvo", None),  # a proper name
         ("hoodie", None),  # a common word, though no dictionary's

@@ -12,28 +12,28 @@ from pathlib import Path
 
 from tina_cli.lexicon import PHYSICAL, Lexicon, normalise
 
-SHORTEST = 5  # shorter words are like too many others
+SHORTEST = 4  # shorter words are like too many others
+SHORTEST_ALIKE = 5  # the same where more than one slip was made
 LIKENESS = 0.8  # difflib's ratio
-TRIES = 3
+TRIES = 5
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def respell(name: str, lexicon: Lexicon) -> str | None:
     """Return a name with the unknown words in it replaced by the likest known ones; None where nothing is like it.
 
-    A word keeps its first letter, and the outcome must be something that a picture can show. Words with a capital are proper
-    names, and words that CLIP's vocabulary has in one piece are common enough to be right: both stay as they are.
-    For names without a sense.
+    The outcome must be something that a picture can show. Words with a capital are proper names, and words that CLIP's
+    vocabulary has in one piece are common enough to be right: both stay as they are. For names without a sense.
     """
     known = lexicon.words
     words = re.split(r"([\s-]+)", name.strip())
-    options = [likest(word, known) if mistaken(word, known) else [word] for word in words]
-    if not all(options):
-        return None
-    for number in range(TRIES):
-        found = normalise("".join(option[min(number, len(option) - 1)] for option in options))
-        sense = lexicon.choose([found])[0]
-        if found != normalise(name) and sense and PHYSICAL in lexicon.above(sense):
-            return found
+    for likest in (one_slip_away, alike):
+        options = [likest(word, known) if mistaken(word, known) else [word] for word in words]
+        for number in range(TRIES if all(options) else 0):
+            found = normalise("".join(option[min(number, len(option) - 1)] for option in options))
+            sense = lexicon.choose([found])[0]
+            if found != normalise(name) and sense and PHYSICAL in lexicon.above(sense):
+                return found
     return None
 
 
@@ -42,10 +42,27 @@ def mistaken(word: str, known: frozenset[str]) -> bool:
     return word.isalpha() and word.islower() and word not in known and word not in clip_words()
 
 
-@lru_cache(maxsize=256)  # a request is understood more than once, and a class is asked for in many tasks
-def likest(word: str, known: frozenset[str]) -> Sequence[str]:
-    """Return the known words most like a word, the likest first."""
+def one_slip_away(word: str, known: frozenset[str]) -> Sequence[str]:
+    """Return the known words one slip away, common ones first: two letters swapped, one doubled, left out, added or mistaken.
+
+    Source: Damerau 1964, A technique for computer detection and correction of spelling errors.
+    """
     if len(word) < SHORTEST:
+        return []
+    cuts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
+    swapped = [a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1]
+    doubled = [a + b[1:] for a, b in cuts if b and a[-1:] == b[0]]
+    left_out = [a + letter + b for a, b in cuts for letter in LETTERS]
+    added = [a + b[1:] for a, b in cuts if b]
+    wrong = [a + letter + b[1:] for a, b in cuts if b for letter in LETTERS]
+    slips = [other for other in dict.fromkeys([*swapped, *doubled, *left_out, *added, *wrong]) if other in known]
+    return sorted(slips, key=lambda other: other not in clip_words())[:TRIES]
+
+
+@lru_cache(maxsize=256)  # a request is understood more than once, and a class is asked for in many tasks
+def alike(word: str, known: frozenset[str]) -> Sequence[str]:
+    """Return the known words that share most of a word's letters, and its first, the likest first."""
+    if len(word) < SHORTEST_ALIKE:
         return []
     near = sorted(other for other in known if other[:1] == word[:1] and abs(len(other) - len(word)) <= 2)
     return get_close_matches(word, near, TRIES, LIKENESS)
