@@ -21,6 +21,7 @@ from tina_cli.study.lab import Lab, Task, Tensors
 from tina_cli.study.learner import GAMMA, TIMESTEPS, class_means, fit_space
 from tina_cli.study.network import initialise
 from tina_cli.study.pmodels import Networks, finetune, start_from
+from tina_cli.study.recipe import Learning
 from tina_cli.study.targets import forward_many
 from tina_cli.zoo.store import FIT
 
@@ -32,6 +33,36 @@ def lookup(lab: Lab, tasks: Sequence[Task]) -> Networks:
     zoo_tasks, zoo = lab.zoo()
     means, _ = class_means(zoo_tasks, zoo, len(lab.bank.names))
     return Networks(zoo.bodies.mean(0).expand(len(tasks), -1), means[torch.tensor(tasks)])
+
+
+def episodic(lab: Lab, tasks: Sequence[Task], how: Learning) -> Networks:
+    """Return one network's body and its rows of the tasks' classes: the generic model trained further on random tasks.
+
+    It sees as many pictures as ours does in training: what it lacks is only to be told what the task is.
+    """
+    generic, recipe, size = lab.generic(), lab.recipe, lab.recipe.classes
+
+    def make() -> Tensors:
+        device = lab.bank.device
+        body, rows = (part[0].clone().to(device).requires_grad_() for part in (generic.bodies, generic.rows))
+        optimiser = torch.optim.Adam([body, rows], lr=recipe.pmodel.lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.steps)
+        labels = torch.arange(size, device=device).repeat_interleave(how.pictures).repeat(how.batch)
+        for step in range(how.steps):
+            rng = numpy_rng(recipe.seed, "episodic", step)
+            some = [sorted(rng.permutation(len(lab.bank.names))[:size].tolist()) for _ in range(how.batch)]
+            inputs = lab.bank.draw(some, how.pictures, FIT, "episodic", step)
+            logits = forward_many(lab.target, body.expand(len(some), -1), rows[torch.tensor(some)], inputs)
+            optimiser.zero_grad()
+            cross_entropy(logits.flatten(0, 1), labels).backward()
+            optimiser.step()
+            schedule.step()
+        return {"bodies": body.detach().cpu()[None], "rows": rows.detach().cpu()[None]}
+
+    found = lab.keep(
+        "episodic", [how.steps, how.batch, how.pictures, asdict(recipe.pmodel), asdict(recipe.generic), size], make
+    )
+    return start_from(Networks(found["bodies"], found["rows"]), tasks)
 
 
 def ridge(lab: Lab, tasks: Sequence[Task]) -> Networks:
