@@ -25,23 +25,29 @@ class Calibration:
 
     def temperature_of(self, signs: Tensor) -> float:
         """Return what divides the scores of a head with these signs."""
-        return float(torch.exp(signs.double() @ torch.tensor(self.temperature, dtype=torch.float64)))
+        return float(torch.exp(combined(signs, self.temperature)))
 
     def accuracy_of(self, signs: Tensor) -> float:
         """Return the accuracy to expect of a head with these signs, 0 to 1."""
-        return float(torch.sigmoid(signs.double() @ torch.tensor(self.accuracy, dtype=torch.float64)))
+        return float(torch.sigmoid(combined(signs, self.accuracy)))
+
+
+def combined(signs: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """Return the sum of signs times coefficients; generators made before have coefficients of the first signs alone."""
+    return signs[: len(coefficients)].double() @ torch.tensor(coefficients, dtype=torch.float64)
 
 
 def task_signs(rows: Tensor, guidance: Guidance) -> Tensor:
-    """Return what tells an easy task from a hard one before any picture is seen, [5].
+    """Return what tells an easy task from a hard one before any picture is seen, [7].
 
     One; the logarithm of the number of classes; how like each other the nearest rows are; how new the names are; how much
-    pictures said.
+    pictures said; for how many classes there are any; and that times the likeness, as rows made from pictures are longer.
     """
     unit = normalize(rows, dim=-1)
     likeness = unit @ unit.T - 2 * torch.eye(len(rows))
     novelty, pictures = guidance.evidence[0].mean(0)
-    return torch.stack([torch.ones(()), torch.tensor(len(rows)).log(), likeness.amax(-1).mean(), novelty, pictures])
+    shown, like = (guidance.evidence[0, :, 1] > 0).float().mean(), likeness.amax(-1).mean()
+    return torch.stack([torch.ones(()), torch.tensor(len(rows)).log(), like, novelty, pictures, shown, shown * like])
 
 
 def fit_calibration(signs: Tensor, scores: list[Tensor], labels: list[Tensor]) -> Calibration:
