@@ -134,7 +134,8 @@ def test_a_team_of_two_trains_as_one_process_does(trained: Path, pictures: Path,
     out = tmp_path / trained.name
     command = ["-m", "tina_cli", "train", "--data", pictures, "--out", out, "--recipe", "smoke", "--device", "cpu"]
     team = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*team, *map(str, command)], capture_output=True, text=True, timeout=240, check=False)
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # torchrun's own choice is one
+    done = subprocess.run([*team, *map(str, command)], env=env, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}: trained\n"  # one voice
     for name in ("known.safetensors", "lexicon.gz"):
