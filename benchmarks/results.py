@@ -251,16 +251,21 @@ def points(gap: dict[str, Any]) -> str:
     return f"{100 * gap['mean']:+.1f}" + ("" if low is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]")
 
 
+def counted(entry: dict[str, Any]) -> dict[int, Any]:
+    """Return a set's rows by the number of classes, the fewest first: JSON has sorted the numbers as text."""
+    return {int(classes): rows for classes, rows in sorted(entry["counts"]["rows"].items(), key=lambda item: int(item[0]))}
+
+
 def more_tables(results: dict[str, Any]) -> list[str]:
     """Return the tables of seen classes and of genuine vectors, and the plots' places."""
     parts, lines = [], []
     for data, entry in results["sets"].items():
         if entry.get("counts", {}).get("tier") != "seen classes":
             continue
-        for classes, rows in sorted(entry["counts"]["rows"].items(), key=lambda item: int(item[0])):
+        for classes, rows in counted(entry).items():
             found = {row["method"]: row for row in rows}
             tina, oracle = found["tina"], found["oracle"]
-            cells = [data, classes, str(tina["n_tasks"]), f"{tina['accuracy']:.3f}", f"{oracle['accuracy']:.3f}"]
+            cells = [data, str(classes), str(tina["n_tasks"]), f"{tina['accuracy']:.3f}", f"{oracle['accuracy']:.3f}"]
             cells += [f"{tina['accuracy'] / oracle['accuracy']:.3f}", points(found["zero-shot"]["tina_minus"])]
             same = found.get("generic", {}).get("n_tasks") == tina["n_tasks"]
             lines.append("| " + " | ".join([*cells, points(found["generic"]["tina_minus"]) if same else ""]) + " |")
@@ -291,10 +296,10 @@ def plot_counts(results: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     tiers = list(dict.fromkeys(entry["counts"]["tier"] for entry in results["sets"].values()))
     for number, (data, entry) in enumerate(results["sets"].items()):
-        rows = dict(sorted(entry["counts"]["rows"].items(), key=lambda item: int(item[0])))
+        rows = counted(entry)
         y = [next(row["accuracy"] for row in found if row["method"] == "tina") for found in rows.values()]
         colour, tier = f"C{tiers.index(entry['counts']['tier'])}", entry["counts"]["tier"]
-        axes.plot(list(map(int, rows)), y, marker="os^vDxP*+"[number % 9], color=colour, label=f"{data} ({tier})")
+        axes.plot(list(rows), y, marker="os^vDxP*+"[number % 9], color=colour, label=f"{data} ({tier})")
     axes.set(xscale="log", xlabel="classes", ylabel="accuracy", ylim=(0, 1), xticks=COUNTS, xticklabels=COUNTS)
     axes.minorticks_off()
     axes.grid(alpha=0.3)

@@ -98,17 +98,17 @@ class Batches:
         self.zoo, self.prior, self.projection, self.team = zoo, prior, projection, run.team
         self.anchors = cross_fitted(zoo, prior, self.options.groups, self.seed)
         self.order = sorted(range(len(zoo.tasks)), key=lambda i: (len(zoo.tasks[i]), i))
+        self.size = min(self.options.batch, len(self.order))  # tasks of a batch, the team's
 
     def pick(self, step: int) -> list[int]:
         """Return the tasks of a batch: neighbours in size, so that little is padded."""
-        size = min(self.options.batch, len(self.order))
-        start = int(numpy_rng(self.seed, "batch", step).integers(0, len(self.order) - size + 1))
-        return self.order[start : start + size]
+        start = int(numpy_rng(self.seed, "batch", step).integers(0, len(self.order) - self.size + 1))
+        return self.order[start : start + self.size]
 
     def make(self, step: int) -> Batch:
         """Return a step's batch, or this process's part of it."""
-        whole = [len(self.zoo.tasks[i]) for i in self.pick(step)]
-        numbers = self.pick(step)[self.team.own]
+        picked = self.pick(step)
+        whole, numbers = [len(self.zoo.tasks[i]) for i in picked], picked[self.team.own]
         tasks = [self.zoo.tasks[i] for i in numbers]
         size = max(whole)
         guides = [self.guidance(task, step, i) for i, task in zip(numbers, tasks, strict=True)]
@@ -180,9 +180,8 @@ def train_denoiser(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         batch = batch_at(step).to(device)
         rng = torch_rng(run.recipe.seed, "noise", step)
-        tasks = len(batches.pick(step))  # the team's
-        t = torch.rand(tasks, generator=rng)
-        eps = torch.randn(tasks, *batch.x_0.shape[1:], generator=rng)
+        t = torch.rand(batches.size, generator=rng)
+        eps = torch.randn(batches.size, *batch.x_0.shape[1:], generator=rng)
         t, eps = (drawn[run.team.own].to(device) for drawn in (t, eps))
         out = network(q_sample(batch.x_0, t, eps), t, batch.guidance, batch.mask)
         distance = (out - batch.x_0).square().mean(-1)[batch.mask].mean()

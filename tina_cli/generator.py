@@ -236,7 +236,7 @@ class Generator:
         """Return temperature, threshold and the coefficients of the expected accuracy."""
         values = self.info["calibration"]
         found = values["temperature"]  # older generators have one for all models
-        temperature = (math.log(found),) + (0.0,) * (len(values["accuracy"]) - 1) if isinstance(found, float) else tuple(found)
+        temperature = (math.log(found),) if isinstance(found, float) else tuple(found)
         return Calibration(temperature, values["threshold"], tuple(values["accuracy"]))
 
     @cached_property

@@ -17,7 +17,7 @@ from tina_cli.paper_denoiser import PaperDenoiser, chunks_of
 from tina_cli.paper_generator import sample_parameters
 from tina_cli.ridge import fit_kernel_ridge
 from tina_cli.rng import numpy_rng, torch_rng
-from tina_cli.study.lab import Lab, Task, Tensors
+from tina_cli.study.lab import Lab, Task, Tensors, networks
 from tina_cli.study.learner import GAMMA, TIMESTEPS, class_means, fit_space
 from tina_cli.study.network import initialise
 from tina_cli.study.pmodels import Networks, finetune, start_from
@@ -35,8 +35,14 @@ def lookup(lab: Lab, tasks: Sequence[Task]) -> Networks:
     return Networks(zoo.bodies.mean(0).expand(len(tasks), -1), means[torch.tensor(tasks)])
 
 
-def episodic(lab: Lab, tasks: Sequence[Task], how: Learning) -> Networks:
-    """Return one network's body and its rows of the tasks' classes: the generic model trained further on random tasks.
+def random_tasks(lab: Lab, count: int, *purpose: object) -> list[Task]:
+    """Return random tasks, drawn anew for every purpose."""
+    rng, recipe = numpy_rng(lab.recipe.seed, *purpose), lab.recipe
+    return [sorted(rng.permutation(len(lab.bank.names))[: recipe.classes].tolist()) for _ in range(count)]
+
+
+def episodic(lab: Lab, how: Learning) -> Networks:
+    """Return one network of all classes: the generic model trained further on random tasks.
 
     It sees as many pictures as ours does in training: what it lacks is only to be told what the task is.
     """
@@ -49,8 +55,7 @@ def episodic(lab: Lab, tasks: Sequence[Task], how: Learning) -> Networks:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.steps)
         labels = torch.arange(size, device=device).repeat_interleave(how.pictures).repeat(how.batch)
         for step in range(how.steps):
-            rng = numpy_rng(recipe.seed, "episodic", step)
-            some = [sorted(rng.permutation(len(lab.bank.names))[:size].tolist()) for _ in range(how.batch)]
+            some = random_tasks(lab, how.batch, "episodic", step)
             inputs = lab.bank.draw(some, how.pictures, FIT, "episodic", step)
             logits = forward_many(lab.target, body.expand(len(some), -1), rows[torch.tensor(some)], inputs)
             optimiser.zero_grad()
@@ -59,10 +64,8 @@ def episodic(lab: Lab, tasks: Sequence[Task], how: Learning) -> Networks:
             schedule.step()
         return {"bodies": body.detach().cpu()[None], "rows": rows.detach().cpu()[None]}
 
-    found = lab.keep(
-        "episodic", [how.steps, how.batch, how.pictures, asdict(recipe.pmodel), asdict(recipe.generic), size], make
-    )
-    return start_from(Networks(found["bodies"], found["rows"]), tasks)
+    key = [how.steps, how.batch, how.pictures, asdict(recipe.pmodel), asdict(recipe.generic), size]
+    return networks(lab.keep("episodic", key, make))
 
 
 def ridge(lab: Lab, tasks: Sequence[Task]) -> Networks:
@@ -124,8 +127,7 @@ def mixer(lab: Lab, tasks: Sequence[Task]) -> Networks:
 
     optimiser = torch.optim.Adam(gate.parameters(), lr=3e-3)
     for step in range(recipe.mixer_steps):
-        rng = numpy_rng(recipe.seed, "mixer", step)
-        some = [sorted(rng.permutation(len(lab.bank.names))[: recipe.classes].tolist()) for _ in range(8)]
+        some = random_tasks(lab, 8, "mixer", step)
         made, device = mix(some), lab.bank.device
         inputs = lab.bank.draw(some, 6, FIT, "mixer", step)
         labels = torch.arange(recipe.classes).repeat_interleave(6).repeat(len(some))

@@ -35,7 +35,7 @@ def methods(study: Study, lab: Lab, tasks: Sequence[Task], purpose: str) -> dict
     recipe, out = study.recipe, {}
     out["generic, all classes"] = all_classes(lab, tasks)
     out["selection"] = score(lab, tasks, start_from(lab.generic(), tasks))
-    out["selection, trained on tasks"] = score(lab, tasks, baselines.episodic(lab, tasks, best(lab)))
+    out["selection, trained on tasks"] = score(lab, tasks, start_from(baselines.episodic(lab, best(lab)), tasks))
     if lab.target.channels:
         for name, other in study.larger.items():
             out[f"selection, {name}"] = score(other, tasks, start_from(other.generic(), tasks))

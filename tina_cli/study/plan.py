@@ -140,7 +140,7 @@ def trainings(study: Study) -> list[Callable[[], object]]:
         for kind in ("regressor", "hypernetwork"):
             add(lab, best(lab), kind)
         out["paper", lab.target.name] = partial(baselines.paper, lab)
-        out["episodic", lab.target.name] = partial(baselines.episodic, lab, lab.tasks("test", 1, recipe.classes), best(lab))
+        out["episodic", lab.target.name] = partial(baselines.episodic, lab, best(lab))
     for lab in (*study.larger.values(), seen_lab(study)):
         add(lab, small)
     for options in (*ablations(recipe).values(), *sizes(recipe).values(), mixed(recipe), unaugmented(recipe)):
