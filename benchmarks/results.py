@@ -8,6 +8,7 @@ classes that are new is measured on its twin, a generator by `tina-mini-heldout`
 trained on, the twin's held-out classes took part in nothing of it. `wordings.json` has other words for the classes of some
 sets, written for this alone. --seen says which of the sets hold other pictures of classes that the training knew. --vectors
 has genuine text vectors of the CLIP that the text tower imitates: they are fed for the names that the twin's tower never saw.
+Without --twin, what results.json has of one stays.
 Tables in weights/README.md stand between the marks of this script, plots beside it.
 """
 
@@ -30,7 +31,7 @@ from tina_cli.comparison import METHODS, Pool, Protocol, compare, compare_pool, 
 from tina_cli.config import Recipe, from_dict
 from tina_cli.console import Steps
 from tina_cli.device import choose_device
-from tina_cli.files import canonical_json, pretty_json, write_atomic
+from tina_cli.files import canonical_json, pretty_json, read_json, write_atomic
 from tina_cli.generation import Request, generate_model
 from tina_cli.generator import Generator, open_generator
 from tina_cli.images import open_image, preprocess, read_classes
@@ -50,6 +51,7 @@ KINDS = {
     "description": "described without the name",
 }
 SIZES = (0, 256, 128, 64, 32)  # pixels of the shorter side; 0 leaves a picture as it is
+UNSEEN = "unseen classes"
 COUNTS = (2, 3, 5, 10, 20, 50)  # of classes
 PICTURES = 1000  # tasks times classes, at most, where the oracle is fitted many times
 SURE = ("names, tasks of 5", "1 picture a class, tasks of 5", "5 pictures a class, tasks of 5")
@@ -80,7 +82,7 @@ def measure(
     for tier in ("near", "far"):
         pictures = heldout_pictures(twin, training, tier) if twin else {}
         if len(pictures) >= 5:
-            sets[f"unseen classes, {tier}"] = (pictures, {}, f"new class, {tier}")
+            sets[f"{UNSEEN}, {tier}"] = (pictures, {}, f"new class, {tier}")
     progress = Steps()
     if sizes:
         out["sizes"] = by_size(generator, read_classes(sizes), tasks, progress)
@@ -184,6 +186,13 @@ def heldout_pictures(generator: Generator, folders: list[Path], tier: str) -> di
             if concepts[place].heldout == tier:
                 found.setdefault(concepts[place].name, []).extend(paths)
     return {name: paths[:MOST] for name, paths in sorted(found.items()) if len(paths) >= LEAST}
+
+
+def with_twin_of(results: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Return results with what was measured before on a twin, which takes hours to make anew."""
+    sets = {title: entry for title, entry in before["sets"].items() if title.startswith(UNSEEN)}
+    kept = {key: before[key] for key in ("twin", "genuine") if key in before}
+    return json.loads(canonical_json({**results, **kept, "sets": {**results["sets"], **sets}}))
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -350,7 +359,10 @@ def main() -> None:
     results = measure(
         options.folders, options.seen, options.twin, options.training, options.vectors, options.sizes, options.tasks
     )  # fmt: skip
-    write_atomic(embedded_weights() / "results.json", pretty_json(results).encode())
+    path = embedded_weights() / "results.json"
+    if options.twin is None and path.exists():
+        results = with_twin_of(results, read_json(path))
+    write_atomic(path, pretty_json(results).encode())
     card = CARD.read_text(encoding="utf-8")
     before, _, rest = card.partition(BEGIN)
     after = rest.partition(END)[2]

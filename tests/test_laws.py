@@ -195,6 +195,14 @@ def test_the_fitted_values_come_back() -> None:
     assert torch.allclose((gram(ridge.keys, 2.0, ridge.noise) @ ridge.dual.double()).float(), y, atol=1e-5)
 
 
+def test_what_a_key_has_to_itself_counts_for_it_alone() -> None:
+    x, y = normalize(noise(20, 40), dim=-1), noise(20, 3, seed=1)
+    plain, whole = (fit_kernel_ridge(x, y, gamma=2.0, noise=0.5, own=own) for own in (0.0, 1.0))
+    assert torch.allclose(whole.predict(x), y, atol=1e-3) and not torch.allclose(plain.predict(x), y, atol=0.1)
+    others = normalize(noise(20, 40, seed=2), dim=-1)
+    assert torch.allclose(whole.predict(others), plain.predict(others), atol=1e-4)
+
+
 def test_the_inputs_come_back() -> None:
     x = normalize(noise(10, 6) + 2, dim=-1)
     assert torch.allclose(fit_kernel_ridge(x, noise(10, 3, seed=1), 2.0, 0.5).inputs(), x, atol=1e-5)

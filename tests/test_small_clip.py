@@ -34,6 +34,7 @@ batch = 8
 tasks = 12
 heldout_tasks = 4
 heldout_kinds = ["coal"]
+kinds = 2
 max_classes = 3
 generic_steps = 5
 pictures = 3
@@ -76,18 +77,22 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     wordnet = tmp_path / "wordnet"
     wordnet.mkdir()
     data, index = ["  1 a licence", "00001930 03 n 01 physical_entity 0 000 | what a photo can show"], []
+    data.append("00001931 03 n 01 blob 0 001 @ 00001930 n 0000 | what all of these are")
     for number, name in enumerate(COLOURS, 1):
         offset = f"{10_000_000 + number}"
-        data.append(f'{offset} 13 n 02 {name} 0 {name}_thing 0 001 @ 00001930 n 0000 | something {COLOURS[name]}; "a {name}"')
+        data.append(f'{offset} 13 n 02 {name} 0 {name}_thing 0 001 @ 00001931 n 0000 | something {COLOURS[name]}; "a {name}"')
         index += [f"{name} n 1 1 @ 1 1 {offset}", f"{name}_thing n 1 1 @ 1 0 {offset}"]
     (wordnet / "data.noun").write_text("\n".join(data) + "\n")
-    (wordnet / "index.noun").write_text("\n".join([*index, "physical_entity n 1 1 @ 1 0 00001930"]) + "\n")
+    (wordnet / "index.noun").write_text(
+        "\n".join([*index, "blob n 1 1 @ 1 0 00001931", "physical_entity n 1 1 @ 1 0 00001930"]) + "\n"
+    )
     (wordnet / "noun.exc").write_text("tomatoes tomato\n")
     table = [
         f"{name}\tn{10_000_001 + i}\ta {COLOURS[name]} blob\tball, disc\tround{1 + i % 3}\ttomato"
         for i, name in enumerate(COLOURS)
         if i % 3
     ]
+    table.append("blob\tn00001931\ta round spot\tball\tround2\ttomato")
     (tmp_path / "descriptions.tsv").write_text("\n".join(table) + "\n")
     vectors = normalize(torch.randn(len(COLOURS), 32, generator=torch_rng(0, "genuine")) + 0.5, dim=-1)
     np.savez(tmp_path / "vectors.npz", names=np.array(list(COLOURS)), emb=vectors.numpy().astype(np.float16))
@@ -108,7 +113,7 @@ def test_a_small_clip_from_words_and_pictures(tina: Tina, sources: dict[str, Pat
     done = tina(*arguments, "--resume")
     assert done.code == 0, done.err
     words = Words(out / "words.safetensors")
-    described = {f"n{10_000_001 + i}" for i, name in enumerate(COLOURS) if i % 3 and name != "coal"}
+    described = {f"n{10_000_001 + i}" for i, name in enumerate(COLOURS) if i % 3 and name != "coal"} | {"n00001931"}
     assert len(words) == len(described) and all(words.get(key) is not None for key in described)  # held-out coal is not known
     model = tmp_path / "m.safetensors"
     found = tina("generate", "limes, plums and coal", "--weights", out, "-o", model, "--json")
@@ -116,6 +121,7 @@ def test_a_small_clip_from_words_and_pictures(tina: Tina, sources: dict[str, Pat
     assert tina("predict", model, pictures / "lime", "--weights", out, "--json").code == 0
     info = tina("inspect", out, "--json").json
     assert [name for name, *_ in info["heldout"]] == ["coal"]
+    assert ["blob", "n00001931"] in info["concepts"]  # a kind of what there are pictures of
 
 
 def test_killed_and_resumed_is_never_killed(tina: Tina, sources: dict[str, Path], pictures: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from tina_cli.config import Preprocess, from_dict
-from tina_cli.device import prepare_torchvision, quiet_logging
+from tina_cli.device import knows_bfloat16, prepare_torchvision, quiet_logging
 from tina_cli.errors import GeneratorError, ModelFileError
 from tina_cli.files import read_json, sha256
 from tina_cli.images import batches
@@ -67,8 +67,8 @@ class Backbone:
         return normalize(self.module(batch).float(), dim=-1).cpu()
 
     def at(self, precision: str) -> Backbone:
-        """Return the same trunk at another precision, `float32` or `bfloat16`: half the time where the processor knows it."""
-        if precision == "float32":
+        """Return the same trunk at another precision: `float32`, or `bfloat16` where the device is the faster for it."""
+        if precision == "float32" or not knows_bfloat16(self.device):
             return self
         return replace(self, module=copy.deepcopy(self.module).to(torch.bfloat16), dtype=torch.bfloat16)
 

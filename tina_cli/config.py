@@ -63,7 +63,7 @@ class FeatureStage:
     tune_share: float = 0.25  # of the rest: pictures that no row is fitted on, for what is learned about rows
     shard: int = 1024
     batch: int = 16
-    precision: str = "float32"  # or "bfloat16"
+    precision: str = "float32"  # or "bfloat16", taken where the device is the faster for it
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class ZooStage:
     max_classes: int = 50
     heldout_share: float = 0.0  # of the classes with pictures: kept out of everything, to measure unseen classes
     heldout_kinds: tuple[str, ...] = ()
+    kinds: int = 0  # known words with so many classes below them or more become concepts too; 0 for none
     imagenet: bool = False
     generic_steps: int = 300
     pictures: int = 12
@@ -98,6 +99,8 @@ class DenoiserStage:
     gamma: float = 3.0
     noise: float = 0.15  # of rows known before: the trunk's own, or the embedded generator's
     fitted_noise: float = 0.2  # of rows fitted on the run's pictures
+    kinds_noise: float = 1.0  # of the rows of kinds
+    own: float = 0.65  # share of these noises that is no error, but what a class has to itself
     steps: int = 3000
     batch: int = 24
     lr: float = 1e-3

@@ -17,7 +17,7 @@ from tina_cli.denoiser import Denoiser, Guidance
 from tina_cli.diffusion import q_sample
 from tina_cli.files import digest
 from tina_cli.loop import Ahead, LoopOptions, train_loop
-from tina_cli.prior import Evidence, blend, picture_condition, picture_evidence, picture_share
+from tina_cli.prior import blend, picture_share, picture_vectors
 from tina_cli.ridge import KernelRidge, left_out
 from tina_cli.rng import derive, numpy_rng, torch_rng
 from tina_cli.run import Run, Zoo
@@ -26,6 +26,7 @@ from tina_cli.zoo.finetune import task_features
 from tina_cli.zoo.store import FIT, TUNE
 
 MOST_PICTURES = 5
+PORTION = 4096  # pictures whose vectors are made at once
 WORDS, PICTURES = 0, 1  # the third kind is both
 KINDS = (0.5, 0.25, 0.25)
 DEPTHS = (0.3, 0.4, 0.3)
@@ -95,7 +96,9 @@ class Batches:
 
     def __init__(self, run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | None) -> None:
         self.options, self.seed = run.recipe.denoiser, run.recipe.seed
-        self.zoo, self.prior, self.projection, self.team = zoo, prior, projection, run.team
+        self.zoo, self.prior, self.team = zoo, prior, run.team
+        parts = zoo.bank.features.split(PORTION)
+        self.vectors = torch.cat([picture_vectors(part.float(), projection).half() for part in parts])
         self.anchors = cross_fitted(zoo, prior, self.options.groups, self.seed)
         self.order = sorted(range(len(zoo.tasks)), key=lambda i: (len(zoo.tasks[i]), i))
         self.size = min(self.options.batch, len(self.order))  # tasks of a batch, the team's
@@ -134,26 +137,30 @@ class Batches:
         kinds, counts = np.full(len(task), rng.choice(3, p=KINDS)), np.full(len(task), rng.integers(1, MOST_PICTURES + 1))
         if rng.random() < MIXED:
             kinds, counts = rng.choice(3, len(task), p=KINDS), rng.integers(1, MOST_PICTURES + 1, len(task))
-        rows, novel = self.anchors.rows[depths, index], self.anchors.novelty[depths, index]
-        anchors, conditions, evidence = [], [], []
-        for place, concept in enumerate(task):
-            own = self.zoo.bank.rows_of(concept, FIT)
-            shown = kinds[place] != WORDS and len(own) >= 2 * MOST_PICTURES
-            count, words = int(counts[place]) if shown else 0, not shown or kinds[place] != PICTURES
-            told = Evidence(self.zoo.conditions[concept])
-            if count:
-                some = self.zoo.bank.features[own[torch.from_numpy(rng.integers(0, len(own), count))]].float()
-                visual = (normalize(some - self.zoo.feature_mean, dim=-1)).mean(0)
-                seen = picture_condition(some, self.projection)
-                told = picture_evidence(seen, visual, count, told.condition if words else None)
-            anchors.append(blend(rows[place] if words else None, told.visual, count))
-            conditions.append(told.condition)
-            evidence.append(torch.tensor([float(novel[place] * words), picture_share(count)]))
-        centred = normalize(torch.stack(conditions) - self.prior.mean, dim=-1)
+        owned = [self.zoo.bank.rows_of(concept, FIT) for concept in task]
+        shown = (kinds != WORDS) & np.array([len(own) >= 2 * MOST_PICTURES for own in owned])
+        counts[~shown] = 0
+        chosen = [own[torch.from_numpy(rng.integers(0, len(own), n))] for own, n in zip(owned, counts, strict=True) if n]
+        pictures, words = torch.from_numpy(counts), torch.from_numpy(~shown | (kinds != PICTURES))
+
+        given = torch.cat([*chosen, torch.empty(0, dtype=torch.long)])
+        features = normalize(self.zoo.bank.features[given].float() - self.zoo.feature_mean, dim=-1)
+        visual, seen = (sums(values, pictures) for values in (features, self.vectors[given].float()))
+        said = torch.where(words[:, None], self.zoo.conditions[index], 0)
+        conditions = normalize(said + normalize(seen, dim=-1), dim=-1)
+        anchors = blend(self.anchors.rows[depths, index], visual, pictures, words)
+        evidence = torch.stack([self.anchors.novelty[depths, index] * words, picture_share(pictures)], dim=-1)
+        centred = normalize(conditions - self.prior.mean, dim=-1)
         if depth is None:
             noise = torch.from_numpy(rng.standard_normal(tuple(centred.shape))).float()
             centred = normalize(centred + self.options.condition_noise * centred.shape[1] ** -0.5 * noise, dim=-1)
-        return Guidance(centred[None], torch.stack(evidence)[None], encode_rows(torch.stack(anchors))[None])
+        return Guidance(centred[None], evidence[None], encode_rows(anchors)[None])
+
+
+def sums(values: Tensor, counts: Tensor) -> Tensor:
+    """Return the sums [K, D] of values [n, D], the first `counts[0]` of which are the first's, and so on."""
+    owner = torch.arange(len(counts)).repeat_interleave(counts)
+    return values.new_zeros(len(counts), values.shape[1]).index_add_(0, owner, values)
 
 
 def pad(parts: Sequence[Tensor], size: int) -> Tensor:
@@ -216,7 +223,8 @@ def calibrate(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | None,
     options = run.recipe.denoiser
     batches = Batches(run, zoo, prior, projection)
     signs, scores, labels = [], [], []
-    tasks = zoo.heldout_tasks or zoo.tasks
+    kinds = zoo.bank.members.keys()  # among themselves they are harder to tell apart than what is usually asked for
+    tasks = [task for task in zoo.heldout_tasks or zoo.tasks if not kinds >= set(task)]
     for number in range(options.calibration_tasks):
         task = tasks[number % len(tasks)]
         guidance = batches.guidance(task, "calibration", number, depth=number % 3)

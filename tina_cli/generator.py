@@ -169,7 +169,8 @@ class Generator:
         mean, keys, dual = (self._known[f"prior.{name}"].float() for name in ("mean", "keys", "dual"))
         noise = self._known.get("prior.noise")  # older generators have one for all
         noise = torch.full((len(keys),), float(self.info["prior"]["noise"])) if noise is None else noise
-        return KernelRidge(mean, keys, dual, self.info["prior"]["gamma"], noise)
+        told = self.info["prior"]
+        return KernelRidge(mean, keys, dual, told["gamma"], noise, told.get("own", 0.0))
 
     @cached_property
     def spread(self) -> Spread:

@@ -50,31 +50,31 @@ class TextAnchors:
 
 def guide(anchors: TextAnchors, evidence: Sequence[Evidence]) -> Guidance:
     """Return the guidance of one task: condition [1, K, d], evidence [1, K, 2], anchor tokens [1, K, D]."""
-    rows, told = [], []
-    for item in evidence:
-        text, new = (None, 0.0) if item.words is None else anchors.of(item.words)
-        rows.append(blend(text, item.visual, item.pictures))
-        told.append([new, picture_share(item.pictures)])
-    conditions = torch.stack([item.condition for item in evidence])
-    return Guidance(
-        normalize(conditions - anchors.prior.mean, dim=-1)[None], torch.tensor(told)[None], encode_rows(torch.stack(rows))[None]
+    nothing = torch.zeros(anchors.prior.dual.shape[1])
+    read = [(nothing, 0.0) if item.words is None else anchors.of(item.words) for item in evidence]
+    pictures = torch.tensor([item.pictures for item in evidence])
+    rows = blend(
+        torch.stack([text for text, _ in read]),
+        torch.stack([nothing if item.visual is None else item.visual for item in evidence]),
+        pictures,
+        torch.tensor([item.words is not None for item in evidence]),
     )
+    told = torch.stack([torch.tensor([new for _, new in read]), picture_share(pictures)], dim=-1)
+    conditions = torch.stack([item.condition for item in evidence])
+    return Guidance(normalize(conditions - anchors.prior.mean, dim=-1)[None], told[None], encode_rows(rows)[None])
 
 
-def blend(text: Tensor | None, visual: Tensor | None, pictures: int) -> Tensor:
-    """Return the anchor row [D] of words and pictures: directions weighed 1 to the root of the number of pictures.
+def blend(text: Tensor, visual: Tensor, pictures: Tensor, words: Tensor) -> Tensor:
+    """Return the anchor rows [K, D] of words and pictures: directions weighed 1 to the root of the number of pictures.
 
-    The row of words alone has unit spread, that of pictures alone unit length, and a mixture a length in between: on held-out
-    classes each was the best of those tried, with one picture as with five.
+    `text` [K, D] counts where there are `words` [K], `visual` [K, D] where there are `pictures` [K]. The row of words alone has
+    unit spread, that of pictures alone unit length, and a mixture a length in between: on held-out classes each was the best of
+    those tried, with one picture as with five.
     """
-    if text is None:
-        assert visual is not None
-        return normalize(visual, dim=-1)
-    if visual is None:
-        return text
-    weight = pictures**0.5
-    direction = normalize(normalize(text, dim=-1) + weight * normalize(visual, dim=-1), dim=-1)
-    return direction * (text.norm() + weight) / (1 + weight)
+    weight, seen = pictures.sqrt()[:, None], normalize(visual, dim=-1)
+    direction = normalize(normalize(text, dim=-1) + weight * seen, dim=-1)
+    both = direction * (text.norm(dim=-1, keepdim=True) + weight) / (1 + weight)
+    return torch.where(words[:, None], torch.where(pictures[:, None] > 0, both, text), seen)
 
 
 def novelty(prior: KernelRidge, conditions: Tensor) -> Tensor:
@@ -82,12 +82,16 @@ def novelty(prior: KernelRidge, conditions: Tensor) -> Tensor:
     return 1 - (normalize(conditions - prior.mean, dim=-1) @ prior.keys.T).amax(-1)
 
 
-def picture_share(pictures: int) -> float:
-    """Return how much pictures count, 0 for none towards 1 for many."""
+def picture_share(pictures: Tensor) -> Tensor:
+    """Return how much so many pictures count, 0 for none towards 1 for many."""
     return pictures / (pictures + 1)
 
 
+def picture_vectors(features: Tensor, projection: Tensor | None) -> Tensor:
+    """Return the unit vectors [n, d] of pictures among the conditions, by their unit features [n, D]."""
+    return normalize(features if projection is None else features @ projection.T, dim=-1)
+
+
 def picture_condition(features: Tensor, projection: Tensor | None) -> Tensor:
-    """Return the condition [d] of pictures by their unit features [n, D]."""
-    vectors = features if projection is None else features @ projection.T
-    return normalize(normalize(vectors, dim=-1).mean(0), dim=-1)
+    """Return the condition [d] of a class's pictures by their unit features [n, D]."""
+    return normalize(picture_vectors(features, projection).mean(0), dim=-1)

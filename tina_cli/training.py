@@ -11,7 +11,6 @@ from: a stage that is done is read, a changed input makes a new file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from torch.nn.functional import normalize
 from tina_cli.backbone import Backbone, clip_backbone, clip_projection
 from tina_cli.clip import named_backbone
 from tina_cli.codec import fit_spread
-from tina_cli.config import ZooStage
 from tina_cli.files import digest, write_atomic
 from tina_cli.generator import Own, write_generator
 from tina_cli.knowledge import concept_conditions, known_before, known_words
@@ -33,8 +31,9 @@ from tina_cli.run import Run, Zoo, data_concepts, features_stage, prepare
 from tina_cli.team import Team
 from tina_cli.weights import embedded_weights
 from tina_cli.zoo.concepts import known_senses
-from tina_cli.zoo.finetune import finetune_heads, fit_generic, fit_projection, task_features
-from tina_cli.zoo.store import FIT, TUNE, FeatureBank, feature_bank, sharded, sharded_many, write_manifest
+from tina_cli.zoo.finetune import finetune_part, fit_generic, fit_projection
+from tina_cli.zoo.kinds import find_kinds, fit_kinds
+from tina_cli.zoo.store import FIT, TUNE, feature_bank, sharded, sharded_many, write_manifest
 from tina_cli.zoo.tasks import TaskSource, draw_tasks, exclusions
 
 STAGES = ("clip", "features", "zoo", "diffusion")
@@ -124,7 +123,6 @@ def zoo_stage(
     noise[fixed] = run.recipe.denoiser.noise
     if before.noise is not None:
         noise[: len(before.noise)] = before.noise
-    conditions = concept_conditions(run, concepts, lexicon, clip_folder, before.conditions)
 
     key = [asdict(options), [c.key for c in concepts], backbone.spec.sha256, digest([*map(float, feature_mean[:8])])]
 
@@ -146,13 +144,26 @@ def zoo_stage(
         weights = 1 / torch.bincount(bank.origin)[bank.origin[fitted]].float()  # every set weighs the same
         spread = fit_spread(bank.features[fitted].float() - feature_mean, weights, rows[alive])
     rows, final_rows = spread.standardise(rows), spread.standardise(generic((FIT, TUNE)))
+    enough = counts >= min(options.min_pictures, int(counts.max()))
+
+    kinds = find_kinds(concepts, alive, bank, lexicon, known_words(run).keys, options.kinds) if options.kinds else {}
+    first, more = len(concepts), len(kinds)
+    concepts, bank = [*concepts, *kinds], replace(bank, members=dict(enumerate(kinds.values(), first)))
+    alive, enough = (torch.cat([those, torch.ones(more, dtype=torch.bool)]) for those in (alive, enough))
+    noise = torch.cat([noise, torch.full((more,), run.recipe.denoiser.kinds_noise)])
+    conditions = concept_conditions(run, concepts, lexicon, clip_folder, before.conditions)
 
     centred = normalize(conditions - conditions[alive].mean(0), dim=-1)
-    enough = counts >= min(options.min_pictures, int(counts.max()))
     usable = tuple(enough.nonzero()[:, 0].tolist())
     allowed = set(usable)
     kept = [tuple(sorted({i for i in members if i in allowed})) for members in places.values()]
-    source = TaskSource(usable, tuple(k for k in kept if len(k) >= 2), centred @ centred.T, exclusions(concepts, lexicon))
+    sets = tuple(k for k in kept if len(k) >= 2)
+    source = TaskSource(usable, sets, centred @ centred.T, exclusions(concepts, lexicon, bank.members), tuple(bank.members))
+    if kinds:
+        rows, final_rows = (
+            fit_kinds(torch.cat([those, those.new_zeros(more, those.shape[1])]), source, bank, feature_mean, spread, options)
+            for those in (rows, final_rows)
+        )
     most = min(options.max_classes, len(usable))
     drawn = draw_tasks(source, options.tasks + options.heldout_tasks, options.min_classes, most, seed)
     heldout_tasks, tasks = drawn[: options.heldout_tasks], drawn[options.heldout_tasks :]
@@ -183,27 +194,10 @@ def zoo_stage(
     )
 
 
-def finetune_part(
-    shared: tuple[ZooStage, FeatureBank, Tensor, Tensor], part: Sequence[tuple[int, ...]], start: int
-) -> dict[str, Tensor]:
-    """Fine-tune a shard's heads, those of one size K together; shared are options, bank, feature mean and generic rows."""
-    options, bank, mean, rows = shared
-    out: dict[str, Tensor] = {}
-    for size in sorted({len(task) for task in part}):
-        numbers = [i for i, task in enumerate(part) if len(task) == size]
-        for begin in range(0, len(numbers), 64):
-            some = numbers[begin : begin + 64]
-            tasks = [part[i] for i in some]
-            features = task_features(bank, mean, tasks, options.pictures, FIT, "fine-tune", start, size, begin)
-            first = torch.stack([rows[list(task)] for task in tasks])
-            heads = finetune_heads(first, features, options.steps, options.lr, options.scale, options.pull)
-            out |= {f"{i:06d}": head.half().clone() for i, head in zip(some, heads, strict=True)}
-    return out
-
-
 def fit_prior(run: Run, zoo: Zoo, rows: Tensor) -> KernelRidge:
     """Fit the regression from text conditions to generic rows [N, D], over all living concepts."""
-    return fit_kernel_ridge(zoo.conditions[zoo.alive], rows[zoo.alive], run.recipe.denoiser.gamma, zoo.noise[zoo.alive])
+    options = run.recipe.denoiser
+    return fit_kernel_ridge(zoo.conditions[zoo.alive], rows[zoo.alive], options.gamma, zoo.noise[zoo.alive], options.own)
 
 
 def diffusion_stage(run: Run, zoo: Zoo, backbone: Backbone, lexicon: Lexicon, clip_folder: Path | None) -> None:
@@ -225,7 +219,7 @@ def diffusion_stage(run: Run, zoo: Zoo, backbone: Backbone, lexicon: Lexicon, cl
         "name": run.out.name,
         "backbone": spec.to_json(),
         "clip": {} if clip_folder else {"name": run.clip},
-        "prior": {"gamma": options.gamma},
+        "prior": {"gamma": options.gamma, "own": options.own},
         "denoiser": {
             "row_dim": spec.dim,
             "condition_dim": zoo.conditions.shape[1],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from tina_cli.config import ZooStage
 from tina_cli.loop import Report
 from tina_cli.ridge import fit_linear_ridge
 from tina_cli.rng import torch_rng
@@ -130,3 +131,21 @@ def task_features(
             places.append(own[torch.randint(len(own), (pictures,), generator=rng)])
     features = bank.features[torch.cat(places)].float() - mean
     return (normalize(features, dim=-1) if unit else features).unflatten(0, (len(tasks), len(tasks[0]), pictures))
+
+
+def finetune_part(
+    shared: tuple[ZooStage, FeatureBank, Tensor, Tensor], part: Sequence[tuple[int, ...]], start: int
+) -> dict[str, Tensor]:
+    """Fine-tune a shard's heads, those of one size K together; shared are options, bank, feature mean and generic rows."""
+    options, bank, mean, rows = shared
+    out: dict[str, Tensor] = {}
+    for size in sorted({len(task) for task in part}):
+        numbers = [i for i, task in enumerate(part) if len(task) == size]
+        for begin in range(0, len(numbers), 64):
+            some = numbers[begin : begin + 64]
+            tasks = [part[i] for i in some]
+            features = task_features(bank, mean, tasks, options.pictures, FIT, "fine-tune", start, size, begin)
+            first = torch.stack([rows[list(task)] for task in tasks])
+            heads = finetune_heads(first, features, options.steps, options.lr, options.scale, options.pull)
+            out |= {f"{i:06d}": head.half().clone() for i, head in zip(some, heads, strict=True)}
+    return out

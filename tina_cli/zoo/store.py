@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ Tick = Callable[[int], None]
 Shard = dict[str, Tensor]
 Workers = Callable[[Callable[..., Shard], object, Sequence[tuple[Any, ...]]], Iterator[Shard]]
 FIT, TUNE, TEST = PARTS = 0, 1, 2
+OF_MEMBER = 32  # places that a kind takes of each of its members
 
 
 def sharded(folder: Path, name: str, key: object, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -105,16 +106,17 @@ class FeatureBank:
     """All features of all sets: `features [N, D]` half precision, `concept [N]`, `part [N]`, `origin [N]` (the set).
 
     Rows are fitted on the pictures of part FIT; what is learned about rows sees them work on those of TUNE, which no row
-    was fitted on; nothing is fitted on those of TEST.
+    was fitted on; nothing is fitted on those of TEST. Kinds have the pictures of their `members`.
     """
 
     features: Tensor
     concept: Tensor
     part: Tensor
     origin: Tensor
+    members: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def rows_of(self, concept: int, part: int) -> Tensor:
-        """Return the places of a concept's pictures of one part."""
+        """Return the places of a concept's pictures of one part; of a kind's, equally many of each member, some repeatedly."""
         return self._places[part].get(concept, torch.empty(0, dtype=torch.long))
 
     @cached_property
@@ -124,7 +126,12 @@ class FeatureBank:
             places = (self.part == part).nonzero()[:, 0]
             order = places[torch.argsort(self.concept[places], stable=True)]
             values, counts = torch.unique_consecutive(self.concept[order], return_counts=True)
-            out.append(dict(zip(values.tolist(), order.split(counts.tolist()), strict=True)))
+            own = dict(zip(values.tolist(), order.split(counts.tolist()), strict=True))
+            for kind, members in self.members.items():
+                shown = [own[number] for number in members if number in own]
+                if shown:
+                    own[kind] = torch.cat([places[torch.arange(OF_MEMBER) % len(places)] for places in shown])
+            out.append(own)
         return out
 
 

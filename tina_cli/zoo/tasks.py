@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -20,31 +21,38 @@ class TaskSource:
     usable: tuple[int, ...]
     sets: tuple[tuple[int, ...], ...]
     likeness: Tensor  # [N, N] cosine of centred conditions
-    excluded: Tensor  # [N, N] bool: one is a kind of the other, so that a picture may be of both
+    excluded: Tensor  # [N, N] bool: a picture may be of both
+    kinds: tuple[int, ...] = ()  # of the usable: those that are kinds of others
 
 
-def exclusions(concepts: Sequence[Concept], lexicon: Lexicon) -> Tensor:
-    """Return which pairs of concepts may not meet in a task: those of which one is a hypernym of the other, [N, N]."""
+def exclusions(concepts: Sequence[Concept], lexicon: Lexicon, members: Mapping[int, tuple[int, ...]] | None = None) -> Tensor:
+    """Return which pairs of concepts may not meet in a task: one is a hypernym of the other, or kinds share members; [N, N]."""
     place = {concept.sense: i for i, concept in enumerate(concepts) if concept.sense}
     out = torch.zeros(len(concepts), len(concepts), dtype=torch.bool)
     for i, concept in enumerate(concepts):
         for above in lexicon.ancestors(concept.sense) if concept.sense else ():
             if above in place:
                 out[i, place[above]] = out[place[above], i] = True
+    sets = {kind: set(own) for kind, own in (members or {}).items()}
+    for one, other in combinations(sets, 2):
+        if sets[one] & sets[other]:
+            out[one, other] = out[other, one] = True
     return out
 
 
 def draw_task(source: TaskSource, classes: int, *purpose: object) -> tuple[int, ...]:
-    """Draw one task of at most `classes` classes: from one set, from all, or from the neighbours of one class.
+    """Draw one task of at most `classes` classes: from one set, from all, from the neighbours of one class, or from kinds.
 
-    The three kinds are equally likely. The result is sorted, and may be smaller where exclusions leave too few.
+    The ways are equally likely, where there are such. The result is sorted, and may be smaller where exclusions leave too few.
     """
     rng = numpy_rng(0, "task", *purpose)
-    kind = int(rng.integers(3))
-    if kind == 0:
+    way = int(rng.integers(4 if source.kinds else 3))
+    if way == 3:
+        pool = rng.permutation(source.kinds)
+    elif way == 0 and source.sets:
         chosen = source.sets[int(rng.integers(len(source.sets)))]
         pool = rng.permutation(chosen)
-    elif kind == 1:
+    elif way < 2:
         pool = rng.permutation(source.usable)
     else:
         usable = torch.tensor(source.usable)
