@@ -11,6 +11,7 @@ from: a stage that is done is read, a changed input makes a new file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch.nn.functional import normalize
 from tina_cli.backbone import Backbone, clip_backbone, clip_projection
 from tina_cli.clip import named_backbone
 from tina_cli.codec import fit_spread
+from tina_cli.config import ZooStage
 from tina_cli.files import digest, write_atomic
 from tina_cli.generator import Own, write_generator
 from tina_cli.knowledge import concept_conditions, known_before, known_words
@@ -33,8 +35,8 @@ from tina_cli.weights import embedded_weights
 from tina_cli.zoo.concepts import known_senses
 from tina_cli.zoo.finetune import finetune_part, fit_generic, fit_projection
 from tina_cli.zoo.kinds import find_kinds, fit_kinds
-from tina_cli.zoo.store import FIT, TUNE, feature_bank, sharded, sharded_many, write_manifest
-from tina_cli.zoo.tasks import TaskSource, draw_tasks, exclusions
+from tina_cli.zoo.store import FIT, TUNE, FeatureBank, feature_bank, sharded, sharded_many, write_manifest
+from tina_cli.zoo.tasks import draw_tasks, exclusions, task_source
 
 STAGES = ("clip", "features", "zoo", "diffusion")
 
@@ -153,12 +155,10 @@ def zoo_stage(
     noise = torch.cat([noise, torch.full((more,), run.recipe.denoiser.kinds_noise)])
     conditions = concept_conditions(run, concepts, lexicon, clip_folder, before.conditions)
 
+    usable = enough.nonzero()[:, 0].tolist()
     centred = normalize(conditions - conditions[alive].mean(0), dim=-1)
-    usable = tuple(enough.nonzero()[:, 0].tolist())
-    allowed = set(usable)
-    kept = [tuple(sorted({i for i in members if i in allowed})) for members in places.values()]
-    sets = tuple(k for k in kept if len(k) >= 2)
-    source = TaskSource(usable, sets, centred @ centred.T, exclusions(concepts, lexicon, bank.members), tuple(bank.members))
+    excluded = exclusions(concepts, lexicon, bank.members)
+    source = task_source(usable, places.values(), centred @ centred.T, excluded, tuple(bank.members))
     if kinds:
         rows, final_rows = (
             fit_kinds(torch.cat([those, those.new_zeros(more, those.shape[1])]), source, bank, feature_mean, spread, options)
@@ -176,22 +176,28 @@ def zoo_stage(
             "pictures": torch.bincount(bank.part, minlength=3).tolist(),
         },
     )
-    parts_of_tasks = [(tasks[start : start + options.shard], start) for start in range(0, len(tasks), options.shard)]
+    models = finetuned(run, tasks, [key, spread.floor], (options, bank, feature_mean, rows))
+    return Zoo(
+        concepts, places, bank, feature_mean, conditions, rows, final_rows, spread, noise, alive, tasks, heldout_tasks, models
+    )
+
+
+def finetuned(
+    run: Run, tasks: Sequence[tuple[int, ...]], key: list[Any], shared: tuple[ZooStage, FeatureBank, Tensor, Tensor]
+) -> list[Tensor]:
+    """Return the p-Models of tasks, [K, D] each, fine-tuned in shards; `key` says what they are made from."""
+    size = run.recipe.zoo.shard
+    parts = [(tasks[start : start + size], start) for start in range(0, len(tasks), size)]
     done = 0
 
     def tick(number: int) -> None:
         nonlocal done
-        done += len(parts_of_tasks[number][0])
+        done += len(parts[number][0])
         run.report(stage="zoo", event="step", step=done, of=len(tasks))
 
-    jobs = [("models", [key, spread.floor, part], (part, start)) for part, start in parts_of_tasks]
-    made = sharded_many(run.work / "zoo", jobs, finetune_part, (options, bank, feature_mean, rows), run.workers, tick)
-    models = [
-        shard[f"{i:06d}"].float() for shard, (part, _) in zip(made, parts_of_tasks, strict=True) for i in range(len(part))
-    ]
-    return Zoo(
-        concepts, places, bank, feature_mean, conditions, rows, final_rows, spread, noise, alive, tasks, heldout_tasks, models
-    )
+    jobs = [("models", [*key, part], (part, start)) for part, start in parts]
+    made = sharded_many(run.work / "zoo", jobs, finetune_part, shared, run.workers, tick)
+    return [shard[f"{i:06d}"].float() for shard, (part, _) in zip(made, parts, strict=True) for i in range(len(part))]
 
 
 def fit_prior(run: Run, zoo: Zoo, rows: Tensor) -> KernelRidge:

@@ -16,7 +16,7 @@ from tina_cli.zoo.finetune import finetune_part
 from tina_cli.zoo.store import FIT, FeatureBank
 from tina_cli.zoo.tasks import TaskSource, draw_tasks
 
-ROUNDS = 2  # of fitting: more gain nothing
+ROUNDS = 2  # of fitting: better than one
 TASKS, CLASSES, PICTURES, STEPS, PULL = 300, 8, 16, 60, 0.3  # of a round
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -23,6 +23,15 @@ class TaskSource:
     likeness: Tensor  # [N, N] cosine of centred conditions
     excluded: Tensor  # [N, N] bool: a picture may be of both
     kinds: tuple[int, ...] = ()  # of the usable: those that are kinds of others
+
+
+def task_source(
+    usable: Sequence[int], sets: Iterable[Sequence[int]], likeness: Tensor, excluded: Tensor, kinds: tuple[int, ...] = ()
+) -> TaskSource:
+    """Return what tasks are drawn from: of each set the usable classes, where there are two or more."""
+    allowed = set(usable)
+    kept = (tuple(sorted(allowed & set(classes))) for classes in sets)
+    return TaskSource(tuple(usable), tuple(own for own in kept if len(own) >= 2), likeness, excluded, kinds)
 
 
 def exclusions(concepts: Sequence[Concept], lexicon: Lexicon, members: Mapping[int, tuple[int, ...]] | None = None) -> Tensor:
