@@ -17,7 +17,7 @@ from tina_cli.denoiser import Denoiser, Guidance
 from tina_cli.diffusion import q_sample
 from tina_cli.files import digest
 from tina_cli.loop import Ahead, LoopOptions, train_loop
-from tina_cli.prior import blend, picture_share, picture_vectors
+from tina_cli.prior import blend, joint_condition, picture_share, picture_vectors
 from tina_cli.ridge import KernelRidge, left_out
 from tina_cli.rng import derive, numpy_rng, torch_rng
 from tina_cli.run import Run, Zoo
@@ -147,7 +147,7 @@ class Batches:
         features = normalize(self.zoo.bank.features[given].float() - self.zoo.feature_mean, dim=-1)
         visual, seen = (sums(values, pictures) for values in (features, self.vectors[given].float()))
         said = torch.where(words[:, None], self.zoo.conditions[index], 0)
-        conditions = normalize(said + normalize(seen, dim=-1), dim=-1)
+        conditions = joint_condition(said, normalize(seen, dim=-1))
         anchors = blend(self.anchors.rows[depths, index], visual, pictures, words)
         evidence = torch.stack([self.anchors.novelty[depths, index] * words, picture_share(pictures)], dim=-1)
         centred = normalize(conditions - self.prior.mean, dim=-1)
@@ -171,7 +171,7 @@ def pad(parts: Sequence[Tensor], size: int) -> Tensor:
     return out
 
 
-def train_denoiser(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | None) -> tuple[Denoiser, dict[str, Tensor]]:
+def train_denoiser(run: Run, zoo: Zoo, batches: Batches) -> tuple[Denoiser, dict[str, Tensor]]:
     """Train on the zoo's p-Models: squared distance of rows, and cross-entropy of the predicted head on pictures.
 
     Returns the network with its averaged (EMA) parameters, and these.
@@ -179,7 +179,6 @@ def train_denoiser(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | 
     options, device = run.recipe.denoiser, run.device
     torch.manual_seed(derive(run.recipe.seed, "denoiser"))
     network = Denoiser(zoo.rows.shape[1], zoo.conditions.shape[1], options.width, options.layers, options.heads).to(device)
-    batches = Batches(run, zoo, prior, projection)
     scale = run.recipe.zoo.scale
 
     batch_at = Ahead(batches.make, options.steps)
@@ -218,10 +217,9 @@ def sampling_of(options: DenoiserStage) -> Sampling:
     return Sampling("dpm-solver++", options.sample_steps, options.timesteps, options.strength)
 
 
-def calibrate(run: Run, zoo: Zoo, prior: KernelRidge, projection: Tensor | None, network: Denoiser) -> Calibration:
+def calibrate(run: Run, zoo: Zoo, batches: Batches, network: Denoiser) -> Calibration:
     """Fit the calibration on tasks outside the training, every kind of evidence at every depth of novelty, on TUNE pictures."""
     options = run.recipe.denoiser
-    batches = Batches(run, zoo, prior, projection)
     signs, scores, labels = [], [], []
     kinds = zoo.bank.members.keys()  # among themselves they are harder to tell apart than what is usually asked for
     tasks = [task for task in zoo.heldout_tasks or zoo.tasks if not kinds >= set(task)]

@@ -167,9 +167,8 @@ class Generator:
     def prior(self) -> KernelRidge:
         """Return the regression from text conditions to rows."""
         mean, keys, dual = (self._known[f"prior.{name}"].float() for name in ("mean", "keys", "dual"))
-        noise = self._known.get("prior.noise")  # older generators have one for all
-        noise = torch.full((len(keys),), float(self.info["prior"]["noise"])) if noise is None else noise
-        told = self.info["prior"]
+        told, noise = self.info["prior"], self._known.get("prior.noise")
+        noise = torch.full((len(keys),), float(told["noise"])) if noise is None else noise  # older ones have one for all
         return KernelRidge(mean, keys, dual, told["gamma"], noise, told.get("own", 0.0))
 
     @cached_property

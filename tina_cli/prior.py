@@ -29,7 +29,12 @@ class Evidence:
 
 def picture_evidence(seen: Tensor, visual: Tensor, pictures: int, words: Tensor | None) -> Evidence:
     """Return what pictures say, by their condition [d] and centred mean feature [D], and words beside them, by theirs [d]."""
-    return Evidence(seen if words is None else normalize(words + seen, dim=-1), visual, pictures, words)
+    return Evidence(seen if words is None else joint_condition(words, seen), visual, pictures, words)
+
+
+def joint_condition(words: Tensor, seen: Tensor) -> Tensor:
+    """Return the condition [..., d] of words and pictures by the conditions of each, zeros where there is none."""
+    return normalize(words + seen, dim=-1)
 
 
 class TextAnchors:

@@ -46,7 +46,9 @@ class KernelRidge:
     def predict(self, x: Tensor) -> Tensor:
         """Return the predictions for x [n, d], [n, m]."""
         kernel = self.kernel(x)
-        return (kernel + self.own * self.noise * kernel ** (NEAR / self.gamma)) @ self.dual
+        if self.own:
+            kernel = kernel + self.own * self.noise * kernel ** (NEAR / self.gamma)
+        return kernel @ self.dual
 
 
 def fit_kernel_ridge(x: Tensor, y: Tensor, gamma: float, noise: float | Tensor, own: float = 0.0) -> KernelRidge:

@@ -208,17 +208,18 @@ def fit_prior(run: Run, zoo: Zoo, rows: Tensor) -> KernelRidge:
 
 def diffusion_stage(run: Run, zoo: Zoo, backbone: Backbone, lexicon: Lexicon, clip_folder: Path | None) -> None:
     """Train the denoiser, calibrate, and write the generator directory."""
-    from tina_cli.denoising import calibrate, sampling_of, train_denoiser
+    from tina_cli.denoising import Batches, calibrate, sampling_of, train_denoiser
 
-    prior, words = fit_prior(run, zoo, zoo.rows), known_words(run)
+    words = known_words(run)
     projection, spec = clip_projection(clip_folder) if clip_folder else None, backbone.spec
     if backbone.own is not None:
         known = {number: zoo.conditions[number] for number in zoo.alive.nonzero()[:, 0].tolist()}
         projection = fit_projection(zoo.bank, known, run.recipe.clip.projection_noise)
-    network, state = train_denoiser(run, zoo, prior, projection)
+    batches = Batches(run, zoo, fit_prior(run, zoo, zoo.rows), projection)
+    network, state = train_denoiser(run, zoo, batches)
     if run.team.rank:
         return  # the first process goes on
-    calibration = calibrate(run, zoo, prior, projection, network)
+    calibration = calibrate(run, zoo, batches, network)
     options = run.recipe.denoiser
     alive = [c for c, living in zip(zoo.concepts, zoo.alive.tolist(), strict=True) if living]
     info = {

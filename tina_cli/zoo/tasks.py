@@ -22,11 +22,11 @@ class TaskSource:
     sets: tuple[tuple[int, ...], ...]
     likeness: Tensor  # [N, N] cosine of centred conditions
     excluded: Tensor  # [N, N] bool: a picture may be of both
-    kinds: tuple[int, ...] = ()  # of the usable: those that are kinds of others
+    kinds: tuple[int, ...]  # those that are kinds of others
 
 
 def task_source(
-    usable: Sequence[int], sets: Iterable[Sequence[int]], likeness: Tensor, excluded: Tensor, kinds: tuple[int, ...] = ()
+    usable: Sequence[int], sets: Iterable[Sequence[int]], likeness: Tensor, excluded: Tensor, kinds: tuple[int, ...]
 ) -> TaskSource:
     """Return what tasks are drawn from: of each set the usable classes, where there are two or more."""
     allowed = set(usable)
@@ -34,7 +34,7 @@ def task_source(
     return TaskSource(tuple(usable), tuple(own for own in kept if len(own) >= 2), likeness, excluded, kinds)
 
 
-def exclusions(concepts: Sequence[Concept], lexicon: Lexicon, members: Mapping[int, tuple[int, ...]] | None = None) -> Tensor:
+def exclusions(concepts: Sequence[Concept], lexicon: Lexicon, members: Mapping[int, tuple[int, ...]]) -> Tensor:
     """Return which pairs of concepts may not meet in a task: one is a hypernym of the other, or kinds share members; [N, N]."""
     place = {concept.sense: i for i, concept in enumerate(concepts) if concept.sense}
     out = torch.zeros(len(concepts), len(concepts), dtype=torch.bool)
@@ -42,7 +42,7 @@ def exclusions(concepts: Sequence[Concept], lexicon: Lexicon, members: Mapping[i
         for above in lexicon.ancestors(concept.sense) if concept.sense else ():
             if above in place:
                 out[i, place[above]] = out[place[above], i] = True
-    sets = {kind: set(own) for kind, own in (members or {}).items()}
+    sets = {kind: set(own) for kind, own in members.items()}
     for one, other in combinations(sets, 2):
         if sets[one] & sets[other]:
             out[one, other] = out[other, one] = True
