@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from tina_cli import small_clip, student
+from tina_cli.lexicon import Lexicon, Sense
+from tina_cli.phrases import exchanged, phrase
 from tina_cli.rng import torch_rng
-from tina_cli.teacher import SentenceEncoder
+from tina_cli.teacher import Noun, SentenceEncoder
 from tina_cli.words import Words
 
 Tina = Callable[..., Result]
@@ -122,6 +124,24 @@ def test_a_small_clip_from_words_and_pictures(tina: Tina, sources: dict[str, Pat
     info = tina("inspect", out, "--json").json
     assert [name for name, *_ in info["heldout"]] == ["coal"]
     assert ["blob", "n00001931"] in info["concepts"]  # a kind of what there are pictures of
+
+
+def test_phrases_never_name_what_they_are_of() -> None:
+    gun = Sense("n2", ("gun", "firearm"), (1, 1), "", ("n3",))
+    lexicon = Lexicon.from_senses([gun, Sense("n3", ("weapon",), (1,), "", ())])
+    noun = Noun(
+        "air rifle", "a gun that propels a projectile by compressed air", "gun, weapon", "air rifle", "n1",
+        "slim air rifle with thin barrel and small scope, lying on a table", tags="wood3 brown1 plainbackground1",
+    )  # fmt: skip
+    said = [phrase(noun, lexicon, np.random.default_rng(seed)) for seed in range(300)]
+    assert said == [phrase(noun, lexicon, np.random.default_rng(seed)) for seed in range(300)]
+    assert len(set(said)) > 150 and all(said) and not any("air rifle" in text for text in said)
+    wood, brown, gun_like = (sum(word in text for text in said) for word in ("wood", "brown", "firearm"))
+    assert wood > 2 * brown > 0 and gun_like > 0  # the weightier tag is said more often
+    assert {exchanged("gun,", lexicon, np.random.default_rng(seed)) for seed in range(20)} == {"firearm,", "weapon,"}
+    assert exchanged("thin", lexicon, np.random.default_rng(0)) == "thin"
+    bare = Noun("rose", description="rose")  # nothing but its name is known
+    assert {phrase(bare, lexicon, np.random.default_rng(seed)).removeprefix("a ") for seed in range(40)} == {"thing"}
 
 
 def test_killed_and_resumed_is_never_killed(tina: Tina, sources: dict[str, Path], pictures: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Result
@@ -15,12 +16,12 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d, linear
 
 from tina_cli.study.drawn import drawn_classes
 from tina_cli.study.lab import Lab, data_digest
-from tina_cli.study.learner import fit_space, learn
+from tina_cli.study.learner import fit_space, learn, tell
 from tina_cli.study.measures import compare, interval
 from tina_cli.study.network import Hypernetwork, NetDenoiser, State, initialise
 from tina_cli.study.pictures import Bank, split_bank
 from tina_cli.study.pmodels import Networks, accuracies, finetune, start_from
-from tina_cli.study.recipe import Learning, StudyRecipe, Tuning, load_study
+from tina_cli.study.recipe import Episodes, Learning, StudyRecipe, Tuning, load_study
 from tina_cli.study.targets import TARGETS, forward, forward_many, initial
 from tina_cli.zoo.store import FIT, TEST, TUNE
 
@@ -122,6 +123,47 @@ def test_an_untrained_learner_is_the_generic_model(lab: Lab) -> None:
     made, want = learner.make(task), start_from(lab.generic(), task)
     assert torch.allclose(made.bodies, want.bodies, atol=1e-4)
     assert (made.rows - want.rows).norm() < 0.1 * want.rows.norm()  # by regression on the conditions
+
+
+def test_classes_are_told_by_names_and_by_pictures(lab: Lab) -> None:
+    far = -lab.conditions  # pictures that no name is like
+    shown = replace(lab, shown=[own[None] for own in far])
+    tasks = lab.tasks("test", 3, 3)
+    own = torch.tensor(tasks)
+    assert torch.equal(tell(shown, tasks, 0.0, np.random.default_rng(0)), lab.conditions[own])
+    told = tell(shown, tasks * 40, 0.5, np.random.default_rng(0))
+    by_name = (told == lab.conditions[own].repeat(40, 1, 1)).all(-1)
+    assert 0.4 < by_name.float().mean() < 0.6
+    space = fit_space(shown, *shown.zoo(), Learning(shown=0.5))
+    rows = lab.generic().rows[0]
+    assert (space.anchor(far) - rows).norm() < 0.1 * rows.norm() > (space.anchor(lab.conditions) - rows).norm()
+
+
+def test_trained_anchors_learn_what_a_network_of_all_classes_does(lab: Lab) -> None:
+    learner = learn(lab, replace(SMALL, steps=8, share=0.0, train_anchors=True))
+    network, tasks = learner.network, lab.tasks("test", 2, 3)
+    shift = network.shift(lab.conditions[torch.tensor(tasks)])
+    assert shift.bodies.abs().max() > 0 and shift.rows.abs().max() > 0
+    with torch.no_grad():
+        network.deviations.to_row.weight.zero_()
+        network.deviations.to_row.bias.zero_()
+        network.deviations.to_chunk.zero_()
+    made, want = learner.make(tasks), start_from(lab.generic(), tasks)
+    assert torch.allclose(made.bodies, want.bodies + shift.bodies, atol=1e-5)
+    assert (made.rows - want.rows - shift.rows).norm() < 0.1 * want.rows.norm()
+
+
+def test_the_generic_model_is_trained_on_tasks_that_are_not_for_testing(lab: Lab) -> None:
+    further = replace(lab, recipe=replace(TINY, further=Episodes(300, 4, 4, 2e-2)))
+    tasks = lab.tasks("tune", 40, 3)
+    before, after = (
+        accuracies(lab.target, lab.bank, tasks, start_from(net, tasks), FIT) for net in (lab.generic(), further.generic())
+    )
+    assert sum(after) > sum(before)
+    test = {tuple(task) for task in lab.tasks("test", TINY.test_tasks, 3)}
+    drawn = lab.random_tasks(np.random.default_rng(0), 4000, 3)  # of 560 tasks
+    assert not test & set(map(tuple, drawn))
+    assert len(lab.random_tasks(np.random.default_rng(0), 20, 16)) == 20  # there is one task of all classes
 
 
 def test_training_goes_on_where_it_was_interrupted(lab: Lab, tmp_path: Path) -> None:

@@ -194,6 +194,22 @@ def test_a_misspelled_name_is_taken_for_the_right_one(tina: Tina, tmp_path: Path
     assert cosine_similarity(read_model(right).weight, read_model(wrong).weight).min() > 0.99
 
 
+def test_a_photo_of_a_thing_is_the_thing(tina: Tina, tmp_path: Path) -> None:
+    names, phrases, told = (tmp_path / f"{name}.safetensors" for name in ("names", "phrases", "told"))
+    tina("generate", "--class", "elephant", "--class", "giraffe", "-o", names)
+    said = tina("generate", "--class", "a photo of an elephant", "--class", "The giraffe!", "-o", phrases, "--json")
+    assert [note["taken_for"] for note in said.json["classes"]] == ["elephant", "giraffe"]
+    described = ["--describe", "elephant=A picture of an elephant.", "--describe", "giraffe=giraffe"]
+    tina("generate", "--class", "elephant", "--class", "giraffe", *described, "-o", told)
+    from tina_cli.modelfile import read_model
+
+    want = read_model(names).weight
+    assert cosine_similarity(read_model(phrases).weight, want).min() > 0.99  # the noise depends on the names as given
+    assert cosine_similarity(read_model(told).weight, want).min() > 0.9999
+    both = tina("generate", "--class", "giraffe", "--class", "a giraffe", "-o", tmp_path / "both.safetensors", "--json")
+    assert all("taken_for" not in note for note in both.json["classes"])  # two classes do not become one
+
+
 def test_classes_of_a_trunk_keep_their_senses() -> None:
     lexicon = Lexicon.from_senses(senses())
     first = [Concept("crane (bird)", "n2", trunk_row=0)]

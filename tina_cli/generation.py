@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -29,7 +30,7 @@ from tina_cli.images import expand
 from tina_cli.lexicon import Sense, normalise
 from tina_cli.modelfile import FORMAT, Model
 from tina_cli.prior import Evidence, guide, picture_condition, picture_evidence
-from tina_cli.prompt import check_classes, parse_prompt
+from tina_cli.prompt import bare_name, check_classes, parse_prompt
 from tina_cli.sampler import SAMPLERS
 from tina_cli.sampling import Draw, Sampling, sample_rows
 from tina_cli.spelling import respell
@@ -101,19 +102,34 @@ def understand(generator: Generator, request: Request) -> list[Meaning]:
             if name not in names:
                 raise UsageError(f"{option} names {name!r}, which is no class here", hint=f"the classes: {', '.join(names)}")
     said = [*request.describe, *request.images]
-    senses = generator.choose_senses(names)
+    bare = [name if name in said or is_name(generator, name) else bare_name(name) for name in names]
+    senses = generator.choose_senses(bare)
     spelled = [
-        None if sense or name in said or generator.knows(name) else respell(name, generator.lexicon)
-        for name, sense in zip(names, senses, strict=True)
+        respell(plain, generator.lexicon) if not (sense or name in said or generator.knows(plain)) else None
+        for name, plain, sense in zip(names, bare, senses, strict=True)
     ]
+    spelled = [other or (plain if plain != name else None) for name, plain, other in zip(names, bare, spelled, strict=True)]
     others = {normalise(name) for name in names}  # two classes do not become one
-    spelled = [None if meant in others or spelled.count(meant) > 1 else meant for meant in spelled]
-    if any(spelled):
-        senses = generator.choose_senses([a or b for a, b in zip(spelled, names, strict=True)])
+    spelled = [None if meant and (normalise(meant) in others or spelled.count(meant) > 1) else meant for meant in spelled]
+    if (meant := [a or b for a, b in zip(spelled, names, strict=True)]) != bare:
+        senses = generator.choose_senses(meant)
     return [
         Meaning(name, sense, meant, request.describe.get(name, ()), expand(request.images.get(name, ())))
         for name, sense, meant in zip(names, senses, spelled, strict=True)
     ]
+
+
+def is_name(generator: Generator, text: str) -> bool:
+    """Say whether a text is the name of something known, and no sentence about it."""
+    return bool(generator.lexicon.candidates(text)) or generator.knows(text)
+
+
+def described(generator: Generator, text: str) -> Tensor:
+    """Return the condition [d] of a description; one that only names something, as "a photo of a dog" does, is that name's."""
+    name = bare_name(text)
+    if is_name(generator, name):
+        return generator.condition_of(name, generator.choose_senses([name])[0])
+    return generator.conditions.of([text])
 
 
 @dataclass(frozen=True)
@@ -210,7 +226,7 @@ def gather(generator: Generator, meaning: Meaning) -> Evidence:
     """Return the vectors of what is known of one class."""
     words: Tensor | None = None
     if meaning.descriptions:
-        words = generator.conditions.of(meaning.descriptions)
+        words = normalize(torch.stack([described(generator, text) for text in meaning.descriptions]).mean(0), dim=-1)
     elif not meaning.pictures:
         words = generator.condition_of(meaning.spelled or meaning.name, meaning.sense)
     if not meaning.pictures:

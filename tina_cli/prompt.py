@@ -121,6 +121,14 @@ def _sentence(text: str, singular: Callable[[str], str]) -> list[str]:
     return names
 
 
+def bare_name(text: str) -> str:
+    """Return what a text says is in a picture, without articles, "a photo of" and closing punctuation.
+
+    A text that is nothing else stays: "The" is a name too.
+    """
+    return _strip(text) or text
+
+
 def _strip(part: str) -> str:
     part = part.strip(TRAILING)
     while (shorter := ARTICLE.sub("", LEADING_WORD.sub("", part))) != part:

@@ -72,7 +72,7 @@ def make_small_clip(run: Run) -> Path:
     spread = float((points - vectors.mean(0)).square().sum(-1).mean())
     checkpoint = run.work / f"student-{digest([len(nouns), float(points.sum())])}.safetensors"
     train_text_tower(
-        model, tokenizer, nouns, points, spread, options, checkpoint, lambda **f: run.report(stage="text tower", **f)
+        model, tokenizer, nouns, points, spread, lexicon, options, checkpoint, lambda **f: run.report(stage="text tower", **f)
     )
 
     write_clip(model, options, folder)  # the trunk as it is kept, in half precision, gives the features

@@ -17,14 +17,16 @@ from tina_cli.config import ClipStage
 from tina_cli.device import prepare_torchvision
 from tina_cli.errors import DataError
 from tina_cli.files import pretty_json, write_atomic
+from tina_cli.lexicon import Lexicon
 from tina_cli.loop import LoopOptions, Report, train_loop
+from tina_cli.phrases import phrase
 from tina_cli.rng import numpy_rng
 from tina_cli.teacher import Encode, Noun
 
 TRUNK = "tf_efficientnet_lite0"
 SHARPEN_BELOW = 48  # pixels; pictures of 64 are the worse for it
-VIEWS = (*NAME_TEMPLATES, *SENSE_TEMPLATES, "{gloss}", "{description}")
-DESCRIBED = len(VIEWS) - 1
+VIEWS = (*NAME_TEMPLATES, *SENSE_TEMPLATES, "{gloss}")
+PHRASES = len(VIEWS)  # the form after these: phrases without the name, of described nouns alone
 
 
 def clip_config(options: ClipStage, embed_dim: int) -> dict[str, Any]:
@@ -84,10 +86,10 @@ def imagenet_weights() -> dict[str, Tensor]:
 
 def view(noun: Noun, index: int) -> str:
     """Return one of the sentences about a noun; one that lacks what it would say falls back to its name."""
-    needs = ("", "", noun.gloss, noun.kind, noun.gloss, noun.description)
+    needs = ("", "", noun.gloss, noun.kind, noun.gloss)
     if index > 1 and not needs[index]:
         index = 1
-    return VIEWS[index].format(name=noun.name, gloss=noun.gloss, kind=noun.kind, description=noun.description)
+    return VIEWS[index].format(name=noun.name, gloss=noun.gloss, kind=noun.kind)
 
 
 def start_embedding(teacher: Encode, tokenizer: Any, width: int) -> Tensor:
@@ -114,23 +116,24 @@ def train_text_tower(
     nouns: Sequence[Noun],
     points: Tensor,
     spread: float,
+    lexicon: Lexicon,
     options: ClipStage,
     checkpoint: Path,
     report: Report,
 ) -> None:
     """Train `model.text` in place: the mean squared distance to unit vectors [n, d], in units of their `spread`."""
     mask = model.text.attn_mask
-    weights = torch.tensor(options.view_weights).double().numpy()
     described = [i for i, noun in enumerate(nouns) if noun.description]
+    weights = torch.tensor(options.view_weights[: len(VIEWS) + bool(described)]).double().numpy()
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = numpy_rng(0, "student", step)
-        index = int(rng.choice(len(VIEWS), p=weights / weights.sum()))  # one form a batch: equal lengths, no padding
+        index = int(rng.choice(len(weights), p=weights / weights.sum()))  # one form a batch: equal lengths, no padding
         rows = rng.integers(0, len(nouns), options.batch)
-        if described:  # the commonest nouns; a batch of descriptions has no others
-            count = options.batch if index == DESCRIBED else round(options.batch * options.described_share)
+        if described:  # the commonest nouns; a batch of phrases has no others
+            count = options.batch if index == PHRASES else round(options.batch * options.described_share)
             rows[:count] = rng.choice(described, count)
-        tokens = tokenizer([view(nouns[i], index) for i in rows])
+        tokens = tokenizer([phrase(nouns[i], lexicon, rng) if index == PHRASES else view(nouns[i], index) for i in rows])
         tokens = tokens[:, : int((tokens != 0).sum(1).max())]
         model.text.attn_mask = mask[: tokens.shape[1], : tokens.shape[1]]  # causal: cutting the padding off is exact
         out = normalize(model.text(tokens), dim=-1)

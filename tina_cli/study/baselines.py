@@ -17,11 +17,11 @@ from tina_cli.paper_denoiser import PaperDenoiser, chunks_of
 from tina_cli.paper_generator import sample_parameters
 from tina_cli.ridge import fit_kernel_ridge
 from tina_cli.rng import numpy_rng, torch_rng
-from tina_cli.study.lab import Lab, Task, Tensors, networks
+from tina_cli.study.lab import Lab, Task, Tensors
 from tina_cli.study.learner import GAMMA, TIMESTEPS, class_means, fit_space
 from tina_cli.study.network import initialise
 from tina_cli.study.pmodels import Networks, finetune, start_from
-from tina_cli.study.recipe import Learning
+from tina_cli.study.recipe import Episodes, Learning
 from tina_cli.study.targets import forward_many
 from tina_cli.zoo.store import FIT
 
@@ -35,37 +35,12 @@ def lookup(lab: Lab, tasks: Sequence[Task]) -> Networks:
     return Networks(zoo.bodies.mean(0).expand(len(tasks), -1), means[torch.tensor(tasks)])
 
 
-def random_tasks(lab: Lab, count: int, *purpose: object) -> list[Task]:
-    """Return random tasks, drawn anew for every purpose."""
-    rng, recipe = numpy_rng(lab.recipe.seed, *purpose), lab.recipe
-    return [sorted(rng.permutation(len(lab.bank.names))[: recipe.classes].tolist()) for _ in range(count)]
+def further(lab: Lab, how: Learning) -> Networks:
+    """Return the generic model, trained further on random tasks on as many pictures as ours sees in training.
 
-
-def episodic(lab: Lab, how: Learning) -> Networks:
-    """Return one network of all classes: the generic model trained further on random tasks.
-
-    It sees as many pictures as ours does in training: what it lacks is only to be told what the task is.
+    What it lacks is only to be told what the task is.
     """
-    generic, recipe, size = lab.generic(), lab.recipe, lab.recipe.classes
-
-    def make() -> Tensors:
-        device = lab.bank.device
-        body, rows = (part[0].clone().to(device).requires_grad_() for part in (generic.bodies, generic.rows))
-        optimiser = torch.optim.Adam([body, rows], lr=recipe.pmodel.lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, how.steps)
-        labels = torch.arange(size, device=device).repeat_interleave(how.pictures).repeat(how.batch)
-        for step in range(how.steps):
-            some = random_tasks(lab, how.batch, "episodic", step)
-            inputs = lab.bank.draw(some, how.pictures, FIT, "episodic", step)
-            logits = forward_many(lab.target, body.expand(len(some), -1), rows[torch.tensor(some)], inputs)
-            optimiser.zero_grad()
-            cross_entropy(logits.flatten(0, 1), labels).backward()
-            optimiser.step()
-            schedule.step()
-        return {"bodies": body.detach().cpu()[None], "rows": rows.detach().cpu()[None]}
-
-    key = [how.steps, how.batch, how.pictures, asdict(recipe.pmodel), asdict(recipe.generic), size]
-    return networks(lab.keep("episodic", key, make))
+    return lab.on_tasks("further", lab.generic(), Episodes(how.steps, how.batch, how.pictures, lab.recipe.further.lr))
 
 
 def ridge(lab: Lab, tasks: Sequence[Task]) -> Networks:
@@ -114,7 +89,7 @@ def mixer(lab: Lab, tasks: Sequence[Task]) -> Networks:
             rows.append(generic.rows[0].index_copy(0, torch.tensor(members), tuned.rows[0]))
         return {"bodies": torch.stack(bodies), "rows": torch.stack(rows)}
 
-    found = lab.keep("experts", [groups.tolist(), asdict(recipe.oracle), asdict(recipe.generic)], make)
+    found = lab.keep("experts", [groups.tolist(), asdict(recipe.oracle), lab.origin], make)
     bodies, rows = found["bodies"], found["rows"]
     gate = nn.Linear(lab.conditions.shape[1], len(bodies))
     nn.init.zeros_(gate.weight)
@@ -127,7 +102,7 @@ def mixer(lab: Lab, tasks: Sequence[Task]) -> Networks:
 
     optimiser = torch.optim.Adam(gate.parameters(), lr=3e-3)
     for step in range(recipe.mixer_steps):
-        some = random_tasks(lab, 8, "mixer", step)
+        some = lab.random_tasks(numpy_rng(recipe.seed, "mixer", step), 8, recipe.classes)
         made, device = mix(some), lab.bank.device
         inputs = lab.bank.draw(some, 6, FIT, "mixer", step)
         labels = torch.arange(recipe.classes).repeat_interleave(6).repeat(len(some))
@@ -202,7 +177,7 @@ def paper(lab: Lab, seed: int = 0) -> PaperLearner:
         steps=how.steps, lr=how.lr, warmup=min(100, how.steps // 10), weight_decay=0.1, clip=0.1, ema=0.999,
         checkpoint_every=250, log_every=100, seed=seed,
     )  # fmt: skip
-    key = [asdict(how), seed, recipe.zoo, recipe.pmodel.__dict__, recipe.generic.__dict__, classes]
+    key = [asdict(how), seed, recipe.zoo, asdict(recipe.pmodel), lab.origin, classes]
     checkpoint = lab.checkpoint("paper", key)
 
     def train() -> Tensors:

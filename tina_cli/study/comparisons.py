@@ -16,7 +16,7 @@ from tina_cli.study import baselines
 from tina_cli.study.lab import Lab, Task
 from tina_cli.study.learner import learn
 from tina_cli.study.measures import compare, interval
-from tina_cli.study.plan import Plot, Row, Section, Study, best, held_out, mean, mixed, score, seen_lab, unaugmented
+from tina_cli.study.plan import Plot, Row, Section, Study, best, held_out, mean, mixed, score, seen_lab, shown, unaugmented
 from tina_cli.study.pmodels import Networks, predict, start_from
 
 
@@ -35,7 +35,9 @@ def methods(study: Study, lab: Lab, tasks: Sequence[Task], purpose: str) -> dict
     recipe, out = study.recipe, {}
     out["generic, all classes"] = all_classes(lab, tasks)
     out["selection"] = score(lab, tasks, start_from(lab.generic(), tasks))
-    out["selection, trained on tasks"] = score(lab, tasks, start_from(baselines.episodic(lab, best(lab)), tasks))
+    if lab.target.channels and recipe.further.steps:
+        out["selection, all classes at once"] = score(lab, tasks, start_from(lab.scratch(), tasks))
+    out["selection, trained on tasks"] = score(lab, tasks, start_from(baselines.further(lab, best(lab)), tasks))
     if lab.target.channels:
         for name, other in study.larger.items():
             out[f"selection, {name}"] = score(other, tasks, start_from(other.generic(), tasks))
@@ -93,11 +95,15 @@ def class_counts(study: Study) -> Section:
 
 
 def prompts(study: Study) -> Section:
-    """What a class is told by, and prompts that are wrong; trained with and without noise on the conditions."""
+    """What a class is told by, and prompts that are wrong; trained on names with and without noise, and on pictures too."""
     lab, recipe = study.main, study.recipe
     tasks = lab.tasks("test", recipe.test_tasks, recipe.classes)
     own = torch.tensor(tasks)
-    learners = {"with noise in training": learn(lab, recipe.small), "without": learn(lab, unaugmented(recipe))}
+    learners = {
+        "names, with noise": learn(lab, recipe.small),
+        "names": learn(lab, unaugmented(recipe)),
+        "names and pictures": learn(lab, shown(recipe)),
+    }
     told = {kind: conditions[own] for kind, conditions in study.prompts.items()}
     told["half names, half one picture"] = torch.stack(
         [told["names"][:, i] if i % 2 else told["one picture"][:, i] for i in range(recipe.classes)], dim=1

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
+from math import comb
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,8 +20,8 @@ from tina_cli.files import digest
 from tina_cli.loop import Report
 from tina_cli.rng import numpy_rng
 from tina_cli.study.pictures import Bank
-from tina_cli.study.pmodels import Networks, finetune, start_from, together
-from tina_cli.study.recipe import StudyRecipe, Tuning
+from tina_cli.study.pmodels import Networks, finetune, start_from, together, train_on_tasks
+from tina_cli.study.recipe import Episodes, StudyRecipe, Tuning
 from tina_cli.study.targets import Target, initial
 from tina_cli.zoo.store import sharded
 
@@ -41,6 +43,7 @@ class Lab:
     report: Report
     data: str  # a hash of the pictures
     workers: int = 1
+    shown: Sequence[Tensor] = ()  # conditions [n, d] that FIT pictures of each class make, where a CLIP has seen them
 
     def keep(self, name: str, key: object, make: Callable[[], Tensors]) -> Tensors:
         """Return tensors from the store, made first where they are not there."""
@@ -76,19 +79,25 @@ class Lab:
 
     def tasks(self, purpose: str, count: int, classes: int) -> list[Task]:
         """Return `count` random tasks, no two alike; those of different purposes are different."""
-        taken = set() if purpose == "zoo" else {tuple(t) for t in self.tasks("zoo", self.recipe.zoo, self.recipe.classes)}
-        out: dict[tuple[int, ...], None] = {}
-        number = 0
-        while len(out) < count and number < 100 * count:
-            order = numpy_rng(self.recipe.seed, "study", purpose, classes, number).permutation(len(self.bank.names))
-            task = tuple(sorted(order[:classes].tolist()))
-            number += 1
-            if task not in taken or classes == len(self.bank.names):
-                out[task] = None
-        return [list(task) for task in out]
+        recipe, every = self.recipe, len(self.bank.names)
+        taken = () if purpose == "zoo" else fixed_tasks(recipe.seed, "zoo", recipe.zoo, recipe.classes, every)
+        return [list(task) for task in fixed_tasks(recipe.seed, purpose, count, classes, every, taken)]
 
-    def generic(self) -> Networks:
-        """Return the generic model: all classes, trained from scratch."""
+    def random_tasks(self, rng: np.random.Generator, count: int, classes: int) -> list[Task]:
+        """Return random tasks to train on, none of them one to test on unless there are hardly any others."""
+        every = len(self.bank.names)
+        test = set(map(tuple, self.tasks("test", self.recipe.test_tasks, classes)))
+        if comb(every, classes) < 2 * len(test):
+            test = set()
+        out: list[Task] = []
+        while len(out) < count:
+            task = sorted(rng.permutation(every)[:classes].tolist())
+            if tuple(task) not in test:
+                out.append(task)
+        return out
+
+    def scratch(self) -> Networks:
+        """Return a network of all classes, trained from scratch to tell them all apart."""
 
         def make() -> Tensors:
             body, rows = initial(self.target, len(self.bank.names), self.recipe.seed)
@@ -96,7 +105,31 @@ class Lab:
             out = finetune(self.target, self.bank, [self.every], start, self.recipe.generic, "generic")
             return {"bodies": out.bodies, "rows": out.rows}
 
-        return networks(self.keep("generic", asdict(self.recipe.generic), make))
+        return networks(self.keep("scratch", asdict(self.recipe.generic), make))
+
+    def generic(self) -> Networks:
+        """Return the generic model: what is trained from scratch, a whole network further on random tasks."""
+        further = self.recipe.further
+        if not (further.steps and self.target.channels):
+            return self.scratch()
+        return self.on_tasks("generic", self.scratch(), further)
+
+    def on_tasks(self, name: str, start: Networks, how: Episodes) -> Networks:
+        """Return one network of all classes, trained further on random tasks."""
+
+        def make() -> Tensors:
+            def tasks_at(step: int) -> list[Task]:
+                return self.random_tasks(numpy_rng(self.recipe.seed, name, step), how.batch, self.recipe.classes)
+
+            out = train_on_tasks(self.target, self.bank, tasks_at, start, how, name)
+            return {"bodies": out.bodies, "rows": out.rows}
+
+        return networks(self.keep(name, [asdict(how), self.origin, self.recipe.classes], make))
+
+    @property
+    def origin(self) -> object:
+        """Return what the generic model is made from, which is part of the key of all that starts from it."""
+        return [asdict(self.recipe.generic), asdict(self.recipe.further)]
 
     def fitted(self, purpose: str, tasks: Sequence[Task], how: Tuning, most: int | None = None) -> Networks:
         """Return the p-Models of tasks of one size, fine-tuned from the generic model on the first `most` pictures a class."""
@@ -111,7 +144,7 @@ class Lab:
                 made = finetune(self.target, self.bank, part, begin, how, purpose, number, most=most)
                 return {"bodies": made.bodies, "rows": made.rows}
 
-            key = [purpose, number, part, asdict(how), most, asdict(self.recipe.generic)]
+            key = [purpose, number, part, asdict(how), most, self.origin]
             return networks(self.keep(f"{purpose}-{number:03}", key, make))
 
         return together(self.side_by_side(shard, range(len(parts))))
@@ -128,7 +161,23 @@ class Lab:
 
     def only(self, classes: Sequence[int]) -> Lab:
         """Return the lab of some classes alone, as if there were no others."""
-        return replace(self, bank=self.bank.only(classes), conditions=self.conditions[list(classes)])
+        shown = [self.shown[c] for c in classes] if self.shown else ()
+        return replace(self, bank=self.bank.only(classes), conditions=self.conditions[list(classes)], shown=shown)
+
+
+@lru_cache(maxsize=256)  # asked for in every step of a training
+def fixed_tasks(
+    seed: int, purpose: str, count: int, classes: int, every: int, taken: tuple[tuple[int, ...], ...] = ()
+) -> tuple[tuple[int, ...], ...]:
+    """Return `count` random tasks of so many of `every` classes, no two alike, none of them taken."""
+    out: dict[tuple[int, ...], None] = {}
+    number = 0
+    while len(out) < count and number < 100 * count:
+        task = tuple(sorted(numpy_rng(seed, "study", purpose, classes, number).permutation(every)[:classes].tolist()))
+        number += 1
+        if task not in taken or classes == every:
+            out[task] = None
+    return tuple(out)
 
 
 def networks(tensors: Tensors) -> Networks:

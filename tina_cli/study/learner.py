@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
@@ -16,7 +17,7 @@ from tina_cli.ridge import KernelRidge, fit_kernel_ridge
 from tina_cli.rng import numpy_rng, torch_rng
 from tina_cli.sampler import SAMPLERS
 from tina_cli.study.lab import Lab, Task
-from tina_cli.study.network import Hypernetwork, NetDenoiser, State, initialise
+from tina_cli.study.network import Hypernetwork, NetDenoiser, State, TrainedAnchors, initialise
 from tina_cli.study.pmodels import Networks
 from tina_cli.study.recipe import Learning
 from tina_cli.study.targets import forward_many
@@ -24,6 +25,8 @@ from tina_cli.zoo.store import FIT
 
 GAMMA, NOISE = 3.0, 0.01  # of the regression from conditions to rows
 TIMESTEPS = 1000
+MOST = 5  # pictures that a class is told by in training
+DEFAULT = Learning()
 KINDS = ("denoiser", "regressor", "hypernetwork")
 
 
@@ -58,16 +61,20 @@ def class_means(tasks: Sequence[Task], networks: Networks, classes: int) -> tupl
     return sums / counts.clamp_min(1)[:, None], counts
 
 
-def fit_space(lab: Lab, tasks: Sequence[Task], networks: Networks, normalised: bool = True, anchored: bool = True) -> Space:
+def fit_space(lab: Lab, tasks: Sequence[Task], networks: Networks, how: Learning = DEFAULT) -> Space:
     """Fit the space to the zoo: the generic model's body, its rows by regression on conditions, how far p-Models are from both.
 
-    Without anchors, a network is told from nothing and a row from the mean row.
+    Without anchors, a network is told from nothing and a row from the mean row. Where classes are to be told by pictures too,
+    the regression knows each class by its pictures as well.
     """
     generic = lab.generic()
-    rows = generic.rows[0] if anchored else generic.rows[0].mean(0).expand(len(lab.bank.names), -1)
-    prior = fit_kernel_ridge(lab.conditions, rows, GAMMA, NOISE)
-    middle = generic.bodies[0] * anchored
-    if not normalised:
+    rows = generic.rows[0] if how.anchored else generic.rows[0].mean(0).expand(len(lab.bank.names), -1)
+    keys = lab.conditions
+    if how.shown:
+        keys, rows = torch.cat([keys, *(normalize(own.mean(0), dim=-1)[None] for own in lab.shown)]), rows.repeat(2, 1)
+    prior = fit_kernel_ridge(keys, rows, GAMMA, NOISE)
+    middle = generic.bodies[0] * how.anchored
+    if not how.normalise:
         return Space(middle, torch.ones_like(middle), torch.ones(()), prior)
     spread = (networks.bodies - middle).square().mean(0).sqrt()
     rest = networks.rows - prior.predict(lab.conditions)[torch.tensor(tasks)]
@@ -105,7 +112,7 @@ class Learner:
 
         if self.kind != "denoiser":
             nothing = State(torch.zeros(len(told), body), torch.zeros_like(anchor))
-            return self.space.decode(clean(nothing, torch.ones(())), anchor)
+            return decode(self.space, self.network, clean(nothing, torch.ones(())), anchor, told)
 
         def noise_at(step: int) -> Tensor:
             shared = torch.randn(body, generator=torch_rng(seed, "body", step)).expand(len(told), -1)
@@ -117,15 +124,40 @@ class Learner:
             return clean(State.of(x, body, row), t).flat()
 
         out = SAMPLERS[sampler](denoise, noise_at(-1), time_grid(steps, TIMESTEPS), noise_at)
-        return self.space.decode(State.of(out, body, row), anchor)
+        return decode(self.space, self.network, State.of(out, body, row), anchor, told)
 
 
-def build(lab: Lab, options: Learning, kind: str) -> nn.Module:
+def build(lab: Lab, space: Space, options: Learning, kind: str) -> nn.Module:
     """Build an untrained network of one kind."""
     body, row, told = lab.target.body_dim, lab.target.row_dim, lab.conditions.shape[1]
+    network: nn.Module
     if kind == "hypernetwork":
-        return Hypernetwork(body, row, told, 2 * options.width, options.layers)
-    return NetDenoiser(body, row, told, options.width, options.layers, options.heads)
+        network = Hypernetwork(body, row, told, 2 * options.width, options.layers)
+    else:
+        network = NetDenoiser(body, row, told, options.width, options.layers, options.heads)
+    return TrainedAnchors(network, body, space.prior) if options.train_anchors else network
+
+
+def decode(space: Space, network: nn.Module, state: State, anchor: Tensor, told: Tensor) -> Networks:
+    """Return the networks of clean states that a network made for conditions `told`."""
+    made = space.decode(state, anchor)
+    if not isinstance(network, TrainedAnchors):
+        return made
+    shift = network.shift(told)
+    return Networks(made.bodies + shift.bodies.to(anchor.device), made.rows + shift.rows.to(anchor.device))
+
+
+def tell(lab: Lab, tasks: Sequence[Task], share: float, rng: np.random.Generator) -> Tensor:
+    """Return conditions [T, K, d] of tasks' classes: of their names, of a share of them by one to five FIT pictures.
+
+    Half of these are told by both.
+    """
+    told = lab.conditions[torch.tensor(tasks)]
+    for place in np.argwhere(rng.random(told.shape[:2]) < share).tolist():
+        own = lab.shown[tasks[place[0]][place[1]]]
+        seen = normalize(own[rng.integers(len(own), size=rng.integers(1, MOST + 1)).tolist()].mean(0), dim=-1)
+        told[tuple(place)] = normalize(seen + told[tuple(place)], dim=-1) if rng.random() < 0.5 else seen
+    return told
 
 
 def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zoo: int | None = None) -> Learner:
@@ -137,12 +169,11 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
     """
     tasks, networks = lab.zoo()
     tasks, networks = tasks[:zoo], networks[slice(zoo)]
-    space = fit_space(lab, tasks, networks, options.normalise, options.anchored)
-    network: Any = build(lab, options, kind)
+    space = fit_space(lab, tasks, networks, options)
+    network: Any = build(lab, space, options, kind)
     initialise(network, torch_rng(seed, "learner", kind))
     device = lab.bank.device
     network.to(device)
-    test = {tuple(t) for size in {lab.recipe.classes, *options.sizes} for t in lab.tasks("test", lab.recipe.test_tasks, size)}
 
     def draw(step: int) -> tuple[list[Task], Networks | None]:
         """Return the tasks of a step, those of the zoo first, and their p-Models."""
@@ -153,17 +184,13 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
         else:
             size, batch = lab.recipe.classes, options.batch
             own = rng.integers(len(tasks), size=round(options.share * batch)).tolist()
-        chosen = [tasks[i] for i in own]
-        while len(chosen) < batch:
-            task = sorted(rng.permutation(len(lab.bank.names))[:size].tolist())
-            if tuple(task) not in test or size == len(lab.bank.names):
-                chosen.append(task)
+        chosen = [tasks[i] for i in own] + lab.random_tasks(rng, batch - len(own), size)
         return chosen, networks[own] if own else None
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         chosen, target = draw(step)
         known = len(target) if target else 0
-        told = lab.conditions[torch.tensor(chosen)]
+        told = tell(lab, chosen, options.shown, numpy_rng(seed, "told", step))
         rng = torch_rng(seed, "step", step)
         blur = options.noise * told.shape[-1] ** -0.5 * torch.randn(told.shape, generator=rng)
         told = normalize(told + blur, dim=-1)
@@ -194,7 +221,7 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
         if options.functional:
             count = max(1, options.pictures * lab.recipe.classes // len(chosen[0]))
             inputs = lab.bank.draw(chosen, count, FIT, "functional", seed, step)
-            made = space.decode(out, anchor)
+            made = decode(space, network, out, anchor, told)
             logits = forward_many(lab.target, made.bodies, made.rows, inputs)
             labels = torch.arange(len(chosen[0])).repeat_interleave(count).repeat(len(chosen))
             entropy = cross_entropy(logits.flatten(0, 1), labels.to(device))
@@ -205,7 +232,7 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
         steps=options.steps, lr=options.lr, warmup=min(100, options.steps // 10), ema=0.995, checkpoint_every=250,
         log_every=100, seed=seed,
     )  # fmt: skip
-    key = [asdict(options), kind, seed, len(tasks), lab.recipe.pmodel.__dict__, lab.recipe.generic.__dict__, lab.recipe.classes]
+    key = [asdict(options), kind, seed, len(tasks), asdict(lab.recipe.pmodel), lab.origin, lab.recipe.classes]
     name = f"{kind}-{seed}"
 
     def make() -> dict[str, Tensor]:

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, silu
 
 from tina_cli.denoiser import Block, time_features
+from tina_cli.ridge import KernelRidge
+from tina_cli.study.pmodels import Networks
 
+SWIFT = 10.0  # times the rate of the other weights is that of trained anchors
 CHUNK = 576  # weights of the body in a token, as in the paper's own network
 
 
@@ -98,6 +101,30 @@ class Hypernetwork(nn.Module):
         for own, everyone, norm in zip(self.own, self.all, self.norms, strict=True):
             h = h + gelu(own(norm(h)) + everyone(norm(h).mean(1, keepdim=True)))
         return State(h.mean(1) @ self.to_body, self.to_row(h))
+
+
+class TrainedAnchors(nn.Module):
+    """A network of deviations and, trained along with it, by how much the anchors themselves were to be others.
+
+    What does all tasks good (a body that is better for every class, rows that are) is learned here as fast as any network of
+    all classes learns it, and the deviations have only to tell tasks apart.
+    """
+
+    def __init__(self, deviations: nn.Module, body: int, prior: KernelRidge) -> None:
+        super().__init__()
+        self.deviations, self.kernel = deviations, prior.kernel
+        self.body = nn.Parameter(torch.zeros(body))
+        self.rows = nn.Parameter(torch.zeros_like(prior.dual))  # by class; of any condition by the regression's kernel
+
+    def forward(self, x: State, t: Tensor, condition: Tensor, anchor: Tensor) -> State:
+        """Return the clean state."""
+        out: State = self.deviations(x, t, condition, anchor)
+        return out
+
+    def shift(self, condition: Tensor) -> Networks:
+        """Return by how much bodies [P] and rows [B, K, R] are to be others than the anchors of conditions [B, K, d]."""
+        kernel = self.kernel(condition.cpu().flatten(0, -2)).to(self.rows.device)
+        return Networks(SWIFT * self.body, SWIFT * (kernel @ self.rows).unflatten(0, condition.shape[:-1]))
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tina_cli.config import Preprocess
+from tina_cli.device import knows_bfloat16
 from tina_cli.images import batches
 from tina_cli.rng import torch_rng
 from tina_cli.zoo.store import FIT, TEST, TUNE, Tick, listing, named, sharded
@@ -55,7 +56,7 @@ class Bank:
         if pool.ndim == 4:
             places = places + begins[-1] * (torch.rand(places.shape, generator=rng) < 0.5)
         chosen = pool[places.flatten(1)]
-        return scaled(chosen.to(self.device), torch.bfloat16)
+        return scaled(chosen.to(self.device), torch.bfloat16 if knows_bfloat16(self.device) else torch.float32)
 
     def whole(self, task: Sequence[int], part: int) -> tuple[Tensor, Tensor]:
         """Return all inputs [n, ...] of a task's classes in a part, and their labels [n]."""

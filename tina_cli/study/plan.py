@@ -13,6 +13,7 @@ from torch import Tensor
 from tina_cli.study import baselines
 from tina_cli.study.lab import Lab, Task
 from tina_cli.study.learner import learn
+from tina_cli.study.network import SWIFT
 from tina_cli.study.pmodels import Networks, accuracies
 from tina_cli.study.recipe import Learning, StudyRecipe
 from tina_cli.zoo.store import TEST
@@ -82,6 +83,7 @@ def ablations(recipe: StudyRecipe) -> dict[str, Learning]:
         "both, no tasks drawn anew": replace(small, share=1.0),
         "both, not normalised": replace(small, normalise=False),
         "both, no anchors": replace(small, anchored=False),
+        "both, anchors trained along": replace(small, train_anchors=True, lr=small.lr / SWIFT),
     }
 
 
@@ -98,6 +100,11 @@ def mixed(recipe: StudyRecipe) -> Learning:
 def unaugmented(recipe: StudyRecipe) -> Learning:
     """Return a training without noise on the conditions."""
     return replace(recipe.small, noise=0.0)
+
+
+def shown(recipe: StudyRecipe) -> Learning:
+    """Return a training in which half of the classes are told by pictures, with or without their names."""
+    return replace(recipe.small, shown=0.5)
 
 
 def few_models(recipe: StudyRecipe) -> Learning:
@@ -140,10 +147,10 @@ def trainings(study: Study) -> list[Callable[[], object]]:
         for kind in ("regressor", "hypernetwork"):
             add(lab, best(lab), kind)
         out["paper", lab.target.name] = partial(baselines.paper, lab)
-        out["episodic", lab.target.name] = partial(baselines.episodic, lab, best(lab))
+        out["further", lab.target.name] = partial(baselines.further, lab, best(lab))
     for lab in (*study.larger.values(), seen_lab(study)):
         add(lab, small)
-    for options in (*ablations(recipe).values(), *sizes(recipe).values(), mixed(recipe), unaugmented(recipe)):
+    for options in (*ablations(recipe).values(), *sizes(recipe).values(), mixed(recipe), unaugmented(recipe), shown(recipe)):
         add(study.main, options)
     for count in recipe.zoo_sizes:
         add(study.main, few_models(recipe), zoo=count)

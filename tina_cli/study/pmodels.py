@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from tina_cli.loop import LoopOptions, learning_rate
 from tina_cli.study.pictures import Bank
-from tina_cli.study.recipe import Tuning
-from tina_cli.study.targets import Target, forward, forward_many
+from tina_cli.study.recipe import Episodes, Tuning
+from tina_cli.study.targets import Target, features, forward, forward_heads, forward_many
 from tina_cli.zoo.store import FIT, TEST
 
 REFERENCE = 32  # features of a row that learning rates are told for
@@ -82,6 +82,32 @@ def finetune(
     if at:
         at(how.steps, out)
     return out
+
+
+def train_on_tasks(
+    target: Target,
+    bank: Bank,
+    tasks_at: Callable[[int], Sequence[Sequence[int]]],
+    start: Networks,
+    how: Episodes,
+    *purpose: object,
+) -> Networks:
+    """Train one network of all classes further on the FIT pictures of random tasks, `tasks_at(step)`; it is not told which."""
+    body, rows = (part[0].clone().to(bank.device).requires_grad_() for part in (start.bodies, start.rows))
+    optimiser = torch.optim.Adam([body, rows], fused=True)
+    rate = LoopOptions(steps=how.steps, lr=how.lr, warmup=0)
+    for step in range(how.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, rate)
+        tasks = tasks_at(step)
+        inputs = bank.draw(tasks, how.pictures, FIT, *purpose, step)
+        seen = features(target, body, inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+        labels = torch.arange(len(tasks[0]), device=bank.device).repeat_interleave(how.pictures).repeat(len(tasks))
+        loss = cross_entropy(forward_heads(rows[torch.tensor(tasks)], seen).flatten(0, 1), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return Networks(body.detach().cpu()[None], rows.detach().cpu()[None])
 
 
 @torch.inference_mode()

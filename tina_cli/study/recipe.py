@@ -17,6 +17,16 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Episodes:
+    """How one network of all classes is trained on random tasks; no steps: it is left as it is."""
+
+    steps: int = 0
+    batch: int = 8  # tasks
+    pictures: int = 8  # of each class
+    lr: float = 5e-3
+
+
+@dataclass(frozen=True)
 class Learning:
     """How a generator of networks is built and trained."""
 
@@ -32,7 +42,9 @@ class Learning:
     functional: float = 1.0  # weight of the cross-entropy of the predicted network
     normalise: bool = True
     anchored: bool = True  # networks are told as deviations from what regression on the conditions gives
+    train_anchors: bool = False  # which is itself trained on: what does every task good is no deviation
     noise: float = 0.1  # added to the conditions, its length beside theirs
+    shown: float = 0.0  # of the classes are told by pictures, half of these with their names
     sizes: tuple[int, ...] = ()  # numbers of classes of the tasks drawn anew; none: the recipe's
 
 
@@ -71,7 +83,8 @@ class StudyRecipe:
     samples: int = 8
     experts: int = 5
     mixer_steps: int = 300
-    generic: Tuning = field(default_factory=Tuning)
+    generic: Tuning = field(default_factory=Tuning)  # on all classes at once
+    further: Episodes = field(default_factory=Episodes)  # and further, a whole network's
     trunk: Tuning = field(default_factory=Tuning)
     pmodel: Tuning = field(default_factory=Tuning)
     oracle: Tuning = field(default_factory=Tuning)

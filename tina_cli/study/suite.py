@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tina_cli.files import digest, make_folder, pretty_json, read_json, write_at
 from tina_cli.generation import Request, gather, understand
 from tina_cli.generator import Generator
 from tina_cli.loop import Report
-from tina_cli.prior import picture_condition
+from tina_cli.prior import picture_condition, picture_vectors
 from tina_cli.resnet import ResNet20
 from tina_cli.study import analyses, comparisons
 from tina_cli.study.drawn import drawn_classes
@@ -130,12 +131,15 @@ def prepare(job: Job) -> Study:
     bank = split_bank(train, test, recipe.tune_share, recipe.seed, job.generator.device)
     if len(bank.names) < recipe.classes:
         raise DataError(f"the data have {len(bank.names)} classes, fewer than the recipe's tasks ({recipe.classes})")
+    if (tasks := comb(len(bank.names), recipe.classes)) < recipe.zoo + recipe.test_tasks:
+        raise DataError(f"the data's {len(bank.names)} classes make {tasks} tasks, fewer than the recipe's zoo and tests need")
     requested = Request(bank.names)
     conditions = torch.stack([gather(job.generator, m).condition for m in understand(job.generator, requested)])
     base = Lab(
         TARGETS[recipe.targets[0]], bank, conditions, recipe, store, job.report, data_digest(bank), os.cpu_count() or 1
     )  # fmt: skip
     seen = clip_features(job, base)
+    base = replace(base, shown=[picture_vectors(own, job.generator.projection) for own in seen[FIT]])
     labs = {recipe.targets[0]: base} | {name: head_lab(base, name, seen) for name in recipe.targets[1:]}
     few = replace(recipe, zoo=recipe.larger_zoo)
     larger = {name: replace(base, target=TARGETS[name], recipe=few) for name in recipe.larger}

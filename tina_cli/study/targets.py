@@ -72,15 +72,25 @@ def initial(target: Target, classes: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.cat([torch.zeros(0), *parts]), torch.zeros(classes, target.row_dim)
 
 
+def features(target: Target, body: Tensor, inputs: Tensor) -> Tensor:
+    """Return the features [n, D] of inputs [n, 3, s, s] by one body; a head's inputs [n, D] are features."""
+    if not target.channels:
+        return inputs
+    x = inputs.contiguous(memory_format=torch.channels_last)  # a fourth faster than channels first (forward and backward)
+    for number, (weight, shape) in enumerate(zip(body.split(target.sizes), target.shapes, strict=True)):
+        kernel = weight.view(shape).to(x.dtype, memory_format=torch.channels_last)
+        x = relu(conv2d(x, kernel, stride=1 if number else 2, padding=1))
+    return x.mean((2, 3))
+
+
 def forward(target: Target, body: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
     """Return the logits [n, K] of one p-Model for inputs [n, 3, s, s] or [n, D]."""
-    x = inputs
-    for number, (weight, shape) in enumerate(zip(body.split(target.sizes), target.shapes, strict=True)):
-        x = relu(conv2d(x, weight.view(shape).to(x.dtype), stride=1 if number else 2, padding=1))
-    if target.channels:
-        x = x.mean((2, 3))
-    x = x.to(rows.dtype)
-    return torch.addmm(rows[:, -1], x, rows[:, :-1].T)
+    return torch.addmm(rows[:, -1], features(target, body, inputs).to(rows.dtype), rows[:, :-1].T)
+
+
+def forward_heads(rows: Tensor, features: Tensor) -> Tensor:
+    """Return the logits [T, n, K] of T heads, rows [T, K, D + 1], each for its own features [T, n, D]."""
+    return torch.baddbmm(rows[:, :, -1].unsqueeze(1), features.to(rows.dtype), rows[:, :, :-1].transpose(1, 2))
 
 
 def forward_many(target: Target, bodies: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
@@ -90,5 +100,5 @@ def forward_many(target: Target, bodies: Tensor, rows: Tensor, inputs: Tensor) -
     products 5 times (measured forward and backward, 8 and 32 tasks of 64 pictures).
     """
     if not target.channels:
-        return torch.baddbmm(rows[:, :, -1].unsqueeze(1), inputs, rows[:, :, :-1].transpose(1, 2))
+        return forward_heads(rows, inputs)
     return torch.stack([forward(target, *one) for one in zip(bodies, rows, inputs, strict=True)])
