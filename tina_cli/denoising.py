@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from tina_cli.ridge import KernelRidge, left_out
 from tina_cli.rng import derive, numpy_rng, torch_rng
 from tina_cli.run import Run, Zoo
 from tina_cli.sampling import Draw, Sampling, sample_rows
-from tina_cli.zoo.finetune import task_features
+from tina_cli.zoo.finetune import centred_features, drawn_pictures, task_features
 from tina_cli.zoo.store import FIT, TUNE
 
 MOST_PICTURES = 5
@@ -91,6 +92,19 @@ class Batch:
         return Batch(told, self.x_0.to(device), self.mask.to(device), self.features.to(device), self.weight)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What a task's K classes are told by: depths of novelty, numbers of pictures, whether by words, which pictures (their
+    places in the bank's list), and noise [K, d].
+    """
+
+    depths: np.ndarray[Any, Any]
+    counts: np.ndarray[Any, Any]
+    words: np.ndarray[Any, Any]
+    chosen: list[np.ndarray[Any, Any]]
+    noise: Tensor | None
+
+
 class Batches:
     """Training batches: tasks of like size, padded; their guidance; pictures for the functional loss."""
 
@@ -114,46 +128,59 @@ class Batches:
         whole, numbers = [len(self.zoo.tasks[i]) for i in picked], picked[self.team.own]
         tasks = [self.zoo.tasks[i] for i in numbers]
         size = max(whole)
-        guides = [self.guidance(task, step, i) for i, task in zip(numbers, tasks, strict=True)]
-        guidance = Guidance(*(pad([getattr(g, f) for g in guides], size) for f in ("condition", "evidence", "anchor")))
-        x_0 = pad([encode_rows(self.zoo.models[i])[None] for i in numbers], size)
         mask = torch.arange(size)[None] < torch.tensor([len(task) for task in tasks])[:, None]
-        pictures = [
-            task_features(self.zoo.bank, self.zoo.feature_mean, [task], self.options.pictures, TUNE, "loss", step, i)
-            for i, task in zip(numbers, tasks, strict=True)
-        ]
-        return Batch(guidance, x_0, mask, pad(pictures, size), sum(map(len, tasks)) * self.team.size / sum(whole))
+        told = self.tell(tasks, [self.draw(task, step, i) for i, task in zip(numbers, tasks, strict=True)])
+        guidance = Guidance(*(spread_out(getattr(told, part)[0], mask) for part in ("condition", "evidence", "anchor")))
+        x_0 = encode_rows(torch.cat([self.zoo.models[i] for i in numbers]))
+        bank, pictures = self.zoo.bank, self.options.pictures
+        places = [drawn_pictures(bank, [task], pictures, TUNE, "loss", step, i) for i, task in zip(numbers, tasks, strict=True)]
+        features = centred_features(bank, self.zoo.feature_mean, torch.cat(places)).unflatten(0, (-1, pictures))
+        weight = sum(map(len, tasks)) * self.team.size / sum(whole)
+        return Batch(guidance, spread_out(x_0, mask), mask, spread_out(features, mask), weight)
 
     def guidance(self, task: Sequence[int], *purpose: object, depth: int | None = None) -> Guidance:
-        """Return one task's guidance [1, K, ...]: words at some depth of novelty, pictures, or both.
+        """Return one task's guidance [1, K, ...]: words at some depth of novelty, pictures, or both."""
+        return self.tell([task], [self.draw(task, *purpose, depth=depth)])
+
+    def draw(self, task: Sequence[int], *purpose: object, depth: int | None = None) -> Drawn:
+        """Draw what a task's classes are told by.
 
         Most tasks are of one kind throughout, as most users' are; in the others every class has its own.
         """
         rng = numpy_rng(self.seed, "guidance", *purpose)
-        index = torch.tensor(list(task))
         depths = np.full(len(task), depth if depth is not None else rng.choice(3, p=DEPTHS))
         if depth is None and rng.random() < 0.5:
             depths = rng.choice(3, len(task), p=DEPTHS)
         kinds, counts = np.full(len(task), rng.choice(3, p=KINDS)), np.full(len(task), rng.integers(1, MOST_PICTURES + 1))
         if rng.random() < MIXED:
             kinds, counts = rng.choice(3, len(task), p=KINDS), rng.integers(1, MOST_PICTURES + 1, len(task))
-        owned = [self.zoo.bank.rows_of(concept, FIT) for concept in task]
-        shown = (kinds != WORDS) & np.array([len(own) >= 2 * MOST_PICTURES for own in owned])
+        spans = [self.zoo.bank.span(concept, FIT) for concept in task]
+        shown = (kinds != WORDS) & np.array([have >= 2 * MOST_PICTURES for _, have in spans])
         counts[~shown] = 0
-        chosen = [own[torch.from_numpy(rng.integers(0, len(own), n))] for own, n in zip(owned, counts, strict=True) if n]
-        pictures, words = torch.from_numpy(counts), torch.from_numpy(~shown | (kinds != PICTURES))
-
-        given = torch.cat([*chosen, torch.empty(0, dtype=torch.long)])
-        features = normalize(self.zoo.bank.features[given].float() - self.zoo.feature_mean, dim=-1)
-        visual, seen = (sums(values, pictures) for values in (features, self.vectors[given].float()))
-        said = torch.where(words[:, None], self.zoo.conditions[index], 0)
-        conditions = joint_condition(said, normalize(seen, dim=-1))
-        anchors = blend(self.anchors.rows[depths, index], visual, pictures, words)
-        evidence = torch.stack([self.anchors.novelty[depths, index] * words, picture_share(pictures)], dim=-1)
-        centred = normalize(conditions - self.prior.mean, dim=-1)
+        chosen = [start + rng.integers(0, have, n) for (start, have), n in zip(spans, counts, strict=True) if n]
+        noise = None
         if depth is None:
-            noise = torch.from_numpy(rng.standard_normal(tuple(centred.shape))).float()
-            centred = normalize(centred + self.options.condition_noise * centred.shape[1] ** -0.5 * noise, dim=-1)
+            noise = torch.from_numpy(rng.standard_normal((len(task), self.zoo.conditions.shape[1]))).float()
+        return Drawn(depths, counts, ~shown | (kinds != PICTURES), chosen, noise)
+
+    def tell(self, tasks: Sequence[Sequence[int]], drawn: Sequence[Drawn]) -> Guidance:
+        """Return the guidance [1, K, ...] of the classes of some tasks, all in a row, by what was drawn for each task."""
+        index = torch.tensor([concept for task in tasks for concept in task])
+        depths, counts, said = (
+            torch.from_numpy(np.concatenate([getattr(own, name) for own in drawn])) for name in ("depths", "counts", "words")
+        )
+        chosen = np.concatenate([np.empty(0, dtype=np.int64), *(places for own in drawn for places in own.chosen)])
+        given = self.zoo.bank.listed[torch.from_numpy(chosen)]
+        features = centred_features(self.zoo.bank, self.zoo.feature_mean, given)
+        visual, seen = (sums(values, counts) for values in (features, self.vectors[given].float()))
+        words = torch.where(said[:, None], self.zoo.conditions[index], 0)
+        conditions = joint_condition(words, normalize(seen, dim=-1))
+        anchors = blend(self.anchors.rows[depths, index], visual, counts, said)
+        evidence = torch.stack([self.anchors.novelty[depths, index] * said, picture_share(counts)], dim=-1)
+        centred = normalize(conditions - self.prior.mean, dim=-1)
+        noise = [own.noise for own in drawn if own.noise is not None]
+        if noise:
+            centred = normalize(centred + self.options.condition_noise * centred.shape[1] ** -0.5 * torch.cat(noise), dim=-1)
         return Guidance(centred[None], evidence[None], encode_rows(anchors)[None])
 
 
@@ -163,11 +190,10 @@ def sums(values: Tensor, counts: Tensor) -> Tensor:
     return values.new_zeros(len(counts), values.shape[1]).index_add_(0, owner, values)
 
 
-def pad(parts: Sequence[Tensor], size: int) -> Tensor:
-    """Stack tensors [1, K, ...] of different K into [B, size, ...], zeros behind."""
-    out = parts[0].new_zeros(len(parts), size, *parts[0].shape[2:])
-    for i, part in enumerate(parts):
-        out[i, : part.shape[1]] = part[0]
+def spread_out(values: Tensor, mask: Tensor) -> Tensor:
+    """Return values [n, ...] at the n places of a mask [B, K], zeros elsewhere, [B, K, ...]."""
+    out = values.new_zeros(*mask.shape, *values.shape[1:])
+    out[mask] = values
     return out
 
 

@@ -62,7 +62,7 @@ def fit_generic(
         if not len(places):
             continue
         classes, labels = bank.concept[places].unique(return_inverse=True)
-        features = normalize(bank.features[places].float() - mean, dim=-1)
+        features = centred_features(bank, mean, places)
         parts.append((classes, labels, features))
         sums.index_add_(0, bank.concept[places], features)
         counts.index_add_(0, bank.concept[places], torch.ones(len(places)))
@@ -122,15 +122,27 @@ def task_features(
 
     A class with no picture of the part gives those that rows were fitted on.
     """
+    features = centred_features(bank, mean, drawn_pictures(bank, tasks, pictures, part, *purpose), unit)
+    return features.unflatten(0, (len(tasks), len(tasks[0]), pictures))
+
+
+def drawn_pictures(bank: FeatureBank, tasks: Sequence[Sequence[int]], pictures: int, part: int, *purpose: object) -> Tensor:
+    """Return the places [T K pictures] in a bank of pictures drawn with replacement for tasks' classes, in their order."""
     rng = torch_rng(0, "pictures", *purpose)
     places = []
     for task in tasks:
         for concept in task:
-            own = bank.rows_of(concept, part)
-            own = own if len(own) else bank.rows_of(concept, FIT)
-            places.append(own[torch.randint(len(own), (pictures,), generator=rng)])
-    features = bank.features[torch.cat(places)].float() - mean
-    return (normalize(features, dim=-1) if unit else features).unflatten(0, (len(tasks), len(tasks[0]), pictures))
+            start, have = bank.span(concept, part)
+            if not have:
+                start, have = bank.span(concept, FIT)
+            places.append(start + torch.randint(have, (pictures,), generator=rng))
+    return bank.listed[torch.cat(places)]
+
+
+def centred_features(bank: FeatureBank, mean: Tensor, places: Tensor, unit: bool = True) -> Tensor:
+    """Return the centred features [n, D] at some places of a bank, of unit length or not."""
+    features = bank.features[places].float() - mean
+    return normalize(features, dim=-1) if unit else features
 
 
 def finetune_part(

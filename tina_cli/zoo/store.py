@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,26 @@ class FeatureBank:
 
     def rows_of(self, concept: int, part: int) -> Tensor:
         """Return the places of a concept's pictures of one part; of a kind's, equally many of each member, some repeatedly."""
-        return self._places[part].get(concept, torch.empty(0, dtype=torch.long))
+        start, count = self.span(concept, part)
+        return self.listed[start : start + count]
+
+    def span(self, concept: int, part: int) -> tuple[int, int]:
+        """Return where in `listed` a concept's places of one part begin, and how many they are."""
+        return self._spans.get((concept, part), (0, 0))
 
     @cached_property
-    def _places(self) -> list[dict[int, Tensor]]:
-        out = []
+    def listed(self) -> Tensor:
+        """Return the places of all pictures, those of a concept and part side by side."""
+        return torch.cat(list(self._places.values()))
+
+    @cached_property
+    def _spans(self) -> dict[tuple[int, int], tuple[int, int]]:
+        counts = [len(own) for own in self._places.values()]
+        return dict(zip(self._places, zip(accumulate([0, *counts]), counts, strict=False), strict=True))
+
+    @cached_property
+    def _places(self) -> dict[tuple[int, int], Tensor]:
+        out: dict[tuple[int, int], Tensor] = {}
         for part in PARTS:
             places = (self.part == part).nonzero()[:, 0]
             order = places[torch.argsort(self.concept[places], stable=True)]
@@ -131,7 +147,7 @@ class FeatureBank:
                 shown = [own[number] for number in members if number in own]
                 if shown:
                     own[kind] = torch.cat([places[torch.arange(OF_MEMBER) % len(places)] for places in shown])
-            out.append(own)
+            out |= {(concept, part): places for concept, places in own.items()}
         return out
 
 
