@@ -101,7 +101,7 @@ def measure(
             out["genuine"] = with_vectors(measured, test, vectors, tasks, progress)
         if title in WORDINGS and len(test) >= 5:
             out["sets"][title]["wordings"] = reworded(generator, test, WORDINGS[title], tasks, progress)
-    return json.loads(canonical_json(out))
+    return out
 
 
 def reworded(
@@ -192,7 +192,7 @@ def with_twin_of(results: dict[str, Any], before: dict[str, Any]) -> dict[str, A
     """Return results with what was measured before on a twin, which takes hours to make anew."""
     sets = {title: entry for title, entry in before["sets"].items() if title.startswith(UNSEEN)}
     kept = {key: before[key] for key in ("twin", "genuine") if key in before}
-    return json.loads(canonical_json({**results, **kept, "sets": {**results["sets"], **sets}}))
+    return {**results, **kept, "sets": {**results["sets"], **sets}}
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -362,6 +362,7 @@ def main() -> None:
     path = embedded_weights() / "results.json"
     if options.twin is None and path.exists():
         results = with_twin_of(results, read_json(path))
+    results = json.loads(canonical_json(results))  # in the order of the file
     write_atomic(path, pretty_json(results).encode())
     card = CARD.read_text(encoding="utf-8")
     before, _, rest = card.partition(BEGIN)

@@ -226,6 +226,7 @@ def test_the_whole_study_in_miniature(tina: Tina, tmp_path: Path) -> None:
     ]
     accuracy = {row["method"]: row["accuracy"] for row in table}
     assert accuracy["selection"] > 0.4 > accuracy["nearest p-Model"] - 0.3  # four classes of drawn shapes
+    assert all(row["seconds"] > 0 for row in done.json["sections"]["cost"]["tables"]["One core"])
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     refused = tina("evaluate", "--suite", "paper", "--smoke", "-o", out)
     assert refused.code == 2 and "--resume" in refused.err

@@ -104,13 +104,12 @@ def understand(generator: Generator, request: Request) -> list[Meaning]:
     said = [*request.describe, *request.images]
     bare = [name if name in said or is_name(generator, name) else bare_name(name) for name in names]
     senses = generator.choose_senses(bare)
-    spelled = [
-        respell(plain, generator.lexicon) if not (sense or name in said or generator.knows(plain)) else None
+    likely = [
+        plain if sense or name in said or generator.knows(plain) else respell(plain, generator.lexicon) or plain
         for name, plain, sense in zip(names, bare, senses, strict=True)
     ]
-    spelled = [other or (plain if plain != name else None) for name, plain, other in zip(names, bare, spelled, strict=True)]
     others = {normalise(name) for name in names}  # two classes do not become one
-    spelled = [None if meant and (normalise(meant) in others or spelled.count(meant) > 1) else meant for meant in spelled]
+    spelled = [None if normalise(meant) in others or likely.count(meant) > 1 else meant for meant in likely]
     if (meant := [a or b for a, b in zip(spelled, names, strict=True)]) != bare:
         senses = generator.choose_senses(meant)
     return [

@@ -2,7 +2,7 @@
 
 A small text tower learns one description of a thing by heart, and reads another of the same thing poorly. So it is taught by
 phrases that are never the same: parts of a description, in any order, tags, kinds, parts of the dictionary's gloss, with
-words left out.
+words left out and nouns exchanged for their synonyms and kinds.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 import numpy as np
 
 from tina_cli.lexicon import Lexicon
+from tina_cli.looks import TAG
 from tina_cli.teacher import Noun
 
-TAG = re.compile(r"([a-z]+)([123])")
 KEPT = (0.25, 0.5, 0.8)  # how often a tag is said, by its weight
 WORDS = {"plainbackground": "plain background", "twolegs": "two legs", "fourlegs": "four legs", "closeup": "close up"}
 PARTS = re.compile(r", | with | and ")

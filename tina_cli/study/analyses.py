@@ -155,7 +155,7 @@ def cost(study: Study) -> Section:
     start = time.perf_counter()
     finetune(lab.target, lab.bank, tasks[:4], begin, recipe.pmodel, "cost")
     tuned = (time.perf_counter() - start) / 4
-    generic, zoo = lab.seconds("generic"), lab.seconds("zoo")
+    generic, zoo = lab.seconds("scratch") + lab.seconds("generic"), lab.seconds("zoo")
     rows = [
         {"what": "generic model (both need it)", "seconds": generic},
         {"what": f"zoo of {recipe.zoo} p-Models", "seconds": zoo},

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from tina_cli.denoising import cluster
 from tina_cli.diffusion import linear_alpha_bar
@@ -20,7 +20,7 @@ from tina_cli.rng import numpy_rng, torch_rng
 from tina_cli.study.lab import Lab, Task, Tensors
 from tina_cli.study.learner import GAMMA, TIMESTEPS, class_means, fit_space
 from tina_cli.study.network import initialise
-from tina_cli.study.pmodels import Networks, finetune, start_from
+from tina_cli.study.pmodels import Networks, entropy, finetune, start_from
 from tina_cli.study.recipe import Episodes, Learning
 from tina_cli.study.targets import forward_many
 from tina_cli.zoo.store import FIT
@@ -105,9 +105,8 @@ def mixer(lab: Lab, tasks: Sequence[Task]) -> Networks:
         some = lab.random_tasks(numpy_rng(recipe.seed, "mixer", step), 8, recipe.classes)
         made, device = mix(some), lab.bank.device
         inputs = lab.bank.draw(some, 6, FIT, "mixer", step)
-        labels = torch.arange(recipe.classes).repeat_interleave(6).repeat(len(some))
         logits = forward_many(lab.target, made.bodies.to(device), made.rows.to(device), inputs)
-        loss = cross_entropy(logits.flatten(0, 1), labels.to(device))
+        loss = entropy(logits)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -35,7 +35,7 @@ def methods(study: Study, lab: Lab, tasks: Sequence[Task], purpose: str) -> dict
     recipe, out = study.recipe, {}
     out["generic, all classes"] = all_classes(lab, tasks)
     out["selection"] = score(lab, tasks, start_from(lab.generic(), tasks))
-    if lab.target.channels and recipe.further.steps:
+    if lab.goes_on:
         out["selection, all classes at once"] = score(lab, tasks, start_from(lab.scratch(), tasks))
     out["selection, trained on tasks"] = score(lab, tasks, start_from(baselines.further(lab, best(lab)), tasks))
     if lab.target.channels:

@@ -79,14 +79,17 @@ class Lab:
 
     def tasks(self, purpose: str, count: int, classes: int) -> list[Task]:
         """Return `count` random tasks, no two alike; those of different purposes are different."""
+        return [list(task) for task in self._fixed(purpose, count, classes)]
+
+    def _fixed(self, purpose: str, count: int, classes: int) -> tuple[tuple[int, ...], ...]:
         recipe, every = self.recipe, len(self.bank.names)
         taken = () if purpose == "zoo" else fixed_tasks(recipe.seed, "zoo", recipe.zoo, recipe.classes, every)
-        return [list(task) for task in fixed_tasks(recipe.seed, purpose, count, classes, every, taken)]
+        return fixed_tasks(recipe.seed, purpose, count, classes, every, taken)
 
     def random_tasks(self, rng: np.random.Generator, count: int, classes: int) -> list[Task]:
         """Return random tasks to train on, none of them one to test on unless there are hardly any others."""
         every = len(self.bank.names)
-        test = set(map(tuple, self.tasks("test", self.recipe.test_tasks, classes)))
+        test = set(self._fixed("test", self.recipe.test_tasks, classes))
         if comb(every, classes) < 2 * len(test):
             test = set()
         out: list[Task] = []
@@ -109,10 +112,12 @@ class Lab:
 
     def generic(self) -> Networks:
         """Return the generic model: what is trained from scratch, a whole network further on random tasks."""
-        further = self.recipe.further
-        if not (further.steps and self.target.channels):
-            return self.scratch()
-        return self.on_tasks("generic", self.scratch(), further)
+        return self.on_tasks("generic", self.scratch(), self.recipe.further) if self.goes_on else self.scratch()
+
+    @property
+    def goes_on(self) -> bool:
+        """Say whether the generic model is trained further on random tasks."""
+        return bool(self.target.channels and self.recipe.further.steps)
 
     def on_tasks(self, name: str, start: Networks, how: Episodes) -> Networks:
         """Return one network of all classes, trained further on random tasks."""

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from tina_cli.diffusion import alpha_bar, time_grid
 from tina_cli.loop import LoopOptions, train_loop
+from tina_cli.prior import joint_condition
 from tina_cli.ridge import KernelRidge, fit_kernel_ridge
 from tina_cli.rng import numpy_rng, torch_rng
 from tina_cli.sampler import SAMPLERS
 from tina_cli.study.lab import Lab, Task
 from tina_cli.study.network import Hypernetwork, NetDenoiser, State, TrainedAnchors, initialise
-from tina_cli.study.pmodels import Networks
+from tina_cli.study.pmodels import Networks, entropy
 from tina_cli.study.recipe import Learning
 from tina_cli.study.targets import forward_many
 from tina_cli.zoo.store import FIT
@@ -156,7 +157,7 @@ def tell(lab: Lab, tasks: Sequence[Task], share: float, rng: np.random.Generator
     for place in np.argwhere(rng.random(told.shape[:2]) < share).tolist():
         own = lab.shown[tasks[place[0]][place[1]]]
         seen = normalize(own[rng.integers(len(own), size=rng.integers(1, MOST + 1)).tolist()].mean(0), dim=-1)
-        told[tuple(place)] = normalize(seen + told[tuple(place)], dim=-1) if rng.random() < 0.5 else seen
+        told[tuple(place)] = joint_condition(told[tuple(place)], seen) if rng.random() < 0.5 else seen
     return told
 
 
@@ -223,9 +224,8 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
             inputs = lab.bank.draw(chosen, count, FIT, "functional", seed, step)
             made = decode(space, network, out, anchor, told)
             logits = forward_many(lab.target, made.bodies, made.rows, inputs)
-            labels = torch.arange(len(chosen[0])).repeat_interleave(count).repeat(len(chosen))
-            entropy = cross_entropy(logits.flatten(0, 1), labels.to(device))
-            loss, parts["entropy"] = loss + options.functional * entropy, entropy.item()
+            cross = entropy(logits)
+            loss, parts["entropy"] = loss + options.functional * cross, cross.item()
         return loss, parts
 
     loop = LoopOptions(

@@ -65,7 +65,6 @@ def finetune(
     optimiser = torch.optim.Adam(groups, fused=True)
     rate = LoopOptions(steps=how.steps, lr=how.lr, warmup=min(20, how.steps // 10))
     each = max(1, how.batch // classes)
-    labels = torch.arange(classes).repeat_interleave(each).repeat(len(tasks)).to(bank.device)
     for step in range(how.steps):
         if at:
             at(step, Networks(bodies.detach(), rows.detach()))
@@ -74,7 +73,7 @@ def finetune(
         inputs = bank.draw(tasks, each, FIT, *purpose, step, most=most)
         logits = forward_many(target, bodies, rows, inputs)
         # The sum over tasks: the gradients of one do not depend on how many others there are.
-        loss = cross_entropy(logits.flatten(0, 1), labels, reduction="sum") / (classes * each)
+        loss = entropy(logits, "sum") / (classes * each)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -102,12 +101,17 @@ def train_on_tasks(
         tasks = tasks_at(step)
         inputs = bank.draw(tasks, how.pictures, FIT, *purpose, step)
         seen = features(target, body, inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
-        labels = torch.arange(len(tasks[0]), device=bank.device).repeat_interleave(how.pictures).repeat(len(tasks))
-        loss = cross_entropy(forward_heads(rows[torch.tensor(tasks)], seen).flatten(0, 1), labels)
         optimiser.zero_grad()
-        loss.backward()
+        entropy(forward_heads(rows[torch.tensor(tasks)], seen)).backward()
         optimiser.step()
     return Networks(body.detach().cpu()[None], rows.detach().cpu()[None])
+
+
+def entropy(logits: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the cross-entropy of logits [T, K n, K] of pictures in the order of their classes, equally many of each."""
+    tasks, pictures, classes = logits.shape
+    labels = torch.arange(classes, device=logits.device).repeat_interleave(pictures // classes).repeat(tasks)
+    return cross_entropy(logits.flatten(0, 1), labels, reduction=reduction)
 
 
 @torch.inference_mode()

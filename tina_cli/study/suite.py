@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import interpolate
 
 from tina_cli.config import TrunkStage
 from tina_cli.errors import DataError, UsageError
@@ -22,7 +22,7 @@ from tina_cli.files import digest, make_folder, pretty_json, read_json, write_at
 from tina_cli.generation import Request, gather, understand
 from tina_cli.generator import Generator
 from tina_cli.loop import Report
-from tina_cli.prior import picture_condition, picture_vectors
+from tina_cli.prior import joint_condition, picture_condition, picture_vectors
 from tina_cli.resnet import ResNet20
 from tina_cli.study import analyses, comparisons
 from tina_cli.study.drawn import drawn_classes
@@ -224,7 +224,7 @@ def prompts(job: Job, base: Lab, seen: Features) -> dict[str, Tensor]:
         "descriptions (glosses)": torch.stack([generator.conditions.of([gloss]) for gloss in glosses]),
         "one picture": pictures(1),
         "five pictures": pictures(5),
-        "names and five pictures": normalize(normalize(pictures(5), dim=-1) + base.conditions, dim=-1),
+        "names and five pictures": joint_condition(base.conditions, pictures(5)),
     }
 
 
