@@ -22,6 +22,7 @@ from tina_cli.errors import DataError
 from tina_cli.files import write_atomic
 
 NEEDED = ("onnx", "onnxscript")
+MANY = 500  # pictures that are worth the half minute in which onnxruntime's file is made, once
 
 
 class OnnxTrunk:
@@ -41,6 +42,12 @@ class OnnxTrunk:
 def can_run() -> bool:
     """Say whether the packages for it are installed."""
     return all(importlib.util.find_spec(name) for name in (*NEEDED, "onnxruntime"))
+
+
+def fastest(backbone: Backbone, pictures: int) -> Backbone:
+    """Return the trunk run in the fastest way for so many pictures; features agree to five digits."""
+    slow = backbone.device.type == "cpu" and backbone.dtype == torch.float32
+    return with_onnx(backbone) if pictures >= MANY and slow and can_run() else backbone
 
 
 def with_onnx(backbone: Backbone) -> Backbone:

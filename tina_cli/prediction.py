@@ -14,11 +14,10 @@ from tina_cli.errors import ImageError, ModelFileError
 from tina_cli.generator import open_generator
 from tina_cli.images import load_bytes, load_image
 from tina_cli.modelfile import Model, read_model
-from tina_cli.onnx_trunk import can_run, with_onnx
+from tina_cli.onnx_trunk import fastest
 from tina_cli.weights import find_generator
 
 PORTION = 256  # pictures between which a broken one is looked for
-MANY = 500  # pictures that are worth the half minute in which onnxruntime's file is made, once
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,7 @@ class Classifier:
 
     def fast(self, pictures: int) -> Classifier:
         """Return the classifier whose trunk is run in the fastest way for so many pictures; scores agree to five digits."""
-        if pictures < MANY or self.backbone.device.type != "cpu" or not can_run():
-            return self
-        return replace(self, backbone=with_onnx(self.backbone))
+        return replace(self, backbone=fastest(self.backbone, pictures))
 
 
 def load_classifier(model: str | Path, weights: str | None = None, device: str = "auto") -> Classifier:

@@ -32,7 +32,7 @@ def all_classes(lab: Lab, tasks: Sequence[Task]) -> list[float]:
 
 def methods(study: Study, lab: Lab, tasks: Sequence[Task], purpose: str) -> dict[str, list[float]]:
     """Return every method's accuracies."""
-    recipe, out = study.recipe, {}
+    recipe, out = lab.recipe, {}
     out["generic, all classes"] = all_classes(lab, tasks)
     out["selection"] = score(lab, tasks, start_from(lab.generic(), tasks))
     if lab.goes_on:

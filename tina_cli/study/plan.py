@@ -76,14 +76,15 @@ def best(lab: Lab) -> Learning:
 def ablations(recipe: StudyRecipe) -> dict[str, Learning]:
     """Return what is left out, at equal compute."""
     small = recipe.small
+    fixed = replace(small, train_anchors=False, lr=small.lr * SWIFT) if small.train_anchors else small
     return {
         "both losses": small,
         "distance to p-Models only": replace(small, functional=0.0, share=1.0),
         "cross-entropy only": replace(small, distance=0.0),
         "both, no tasks drawn anew": replace(small, share=1.0),
         "both, not normalised": replace(small, normalise=False),
-        "both, no anchors": replace(small, anchored=False),
-        "both, anchors trained along": replace(small, train_anchors=True, lr=small.lr / SWIFT),
+        "both, anchors not trained along": fixed,
+        "both, no anchors": replace(fixed, anchored=False),
     }
 
 
@@ -124,7 +125,8 @@ def seen_lab(study: Study) -> Lab:
     whole, recipe = study.main, study.recipe
     held = {c for own in held_out(study).values() for c in own}
     seen = [c for c in whole.every if c not in held]
-    return replace(whole.only(seen), recipe=replace(recipe, zoo=recipe.larger_zoo), folder=whole.folder / "seen")
+    fewer = replace(recipe, zoo=recipe.larger_zoo, further=recipe.larger_further)
+    return replace(whole.only(seen), recipe=fewer, folder=whole.folder / "seen")
 
 
 def zoos(study: Study) -> list[Callable[[], object]]:

@@ -89,6 +89,9 @@ class StudyRecipe:
     pmodel: Tuning = field(default_factory=Tuning)
     oracle: Tuning = field(default_factory=Tuning)
     few: Tuning = field(default_factory=Tuning)  # on few pictures a class
+    head_generic: Tuning = field(default_factory=Tuning)  # the same of heads on frozen trunks
+    head_pmodel: Tuning = field(default_factory=Tuning)
+    head_oracle: Tuning = field(default_factory=Tuning)
     ours: Learning = field(default_factory=Learning)
     heads: Learning = field(default_factory=Learning)  # ours, for heads on frozen trunks
     small: Learning = field(default_factory=Learning)  # where many are compared
@@ -96,6 +99,7 @@ class StudyRecipe:
     shots: tuple[int, ...] = (1, 5, 20)
     larger: tuple[str, ...] = ("cnn-15k",)  # larger targets, by a smaller zoo
     larger_zoo: int = 100
+    larger_further: Episodes = field(default_factory=Episodes)  # and a shorter training of the generic model
     sizes: tuple[int, ...] = (2, 3, 5, 10, 20, 50, 100)
     zoo_sizes: tuple[int, ...] = (30, 100, 300, 1000)
     widths: tuple[int, ...] = (64, 192, 384)

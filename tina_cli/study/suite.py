@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from tina_cli.backbone import Backbone
 from tina_cli.config import TrunkStage
 from tina_cli.errors import DataError, UsageError
 from tina_cli.files import digest, make_folder, pretty_json, read_json, write_atomic
 from tina_cli.generation import Request, gather, understand
 from tina_cli.generator import Generator
 from tina_cli.loop import Report
+from tina_cli.onnx_trunk import fastest
 from tina_cli.prior import joint_condition, picture_condition, picture_vectors
 from tina_cli.resnet import ResNet20
 from tina_cli.study import analyses, comparisons
@@ -141,7 +143,7 @@ def prepare(job: Job) -> Study:
     seen = clip_features(job, base)
     base = replace(base, shown=[picture_vectors(own, job.generator.projection) for own in seen[FIT]])
     labs = {recipe.targets[0]: base} | {name: head_lab(base, name, seen) for name in recipe.targets[1:]}
-    few = replace(recipe, zoo=recipe.larger_zoo)
+    few = replace(recipe, zoo=recipe.larger_zoo, further=recipe.larger_further)
     larger = {name: replace(base, target=TARGETS[name], recipe=few) for name in recipe.larger}
     return Study(recipe, labs, larger, prompts(job, base, seen), partial(zero_shot, job, base, seen))
 
@@ -153,29 +155,30 @@ def head_lab(base: Lab, name: str, seen: Features) -> Lab:
     middle = fit.mean(0)
     spread = (fit - middle).square().mean().sqrt()
     bank = Bank(base.bank.names, [[(own - middle) / spread for own in part] for part in raw], base.bank.device)
-    return replace(base, target=replace(TARGETS[name], dim=fit.shape[1]), bank=bank)
+    recipe = base.recipe
+    own = replace(recipe, generic=recipe.head_generic, pmodel=recipe.head_pmodel, oracle=recipe.head_oracle)
+    return replace(base, target=replace(TARGETS[name], dim=fit.shape[1]), bank=bank, recipe=own)
 
 
 def clip_features(job: Job, base: Lab) -> Features:
     """Return the CLIP's unit features of the pictures, by part and class, at most the recipe's number of each class."""
-    backbone = job.generator.backbone.at("bfloat16")
-    how = backbone.spec.preprocess
-    middle, spread = torch.tensor(how.mean)[:, None, None], torch.tensor(how.std)[:, None, None]
     most, done = base.recipe.clip_pictures, 0
+    count = sum(len(own[:most]) for part in base.bank.parts for own in part)
+    how = job.generator.backbone.spec.preprocess
+    middle, spread = torch.tensor(how.mean)[:, None, None], torch.tensor(how.std)[:, None, None]
 
-    def see(some: Tensor) -> Tensor:
+    def see(backbone: Backbone, some: Tensor) -> Tensor:
         nonlocal done
         large = interpolate(scaled(some, torch.float32) / 2 + 0.5, size=how.size, mode="bicubic", antialias=True)
         done += len(some)
-        base.report(
-            event="step", stage="features", step=done, of=sum(len(own[:most]) for part in base.bank.parts for own in part)
-        )
+        base.report(event="step", stage="features", step=done, of=count)
         return backbone.features((large.clamp(0, 1) - middle) / spread)
 
     def make() -> Tensors:
+        backbone = fastest(job.generator.backbone.at("bfloat16"), count)
         parts = [[own[:most] for own in part] for part in base.bank.parts]
         every = [some for part in parts for own in part for some in own.split(BATCH)]
-        found = torch.cat([see(some) for some in every])
+        found = torch.cat([see(backbone, some) for some in every])
         return {"features": found.half(), "counts": torch.tensor([[len(own) for own in part] for part in parts])}
 
     key = [most, job.generator.identity]

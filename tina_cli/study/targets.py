@@ -80,7 +80,9 @@ def features(target: Target, body: Tensor, inputs: Tensor) -> Tensor:
     for number, (weight, shape) in enumerate(zip(body.split(target.sizes), target.shapes, strict=True)):
         kernel = weight.view(shape).to(x.dtype, memory_format=torch.channels_last)
         x = relu(conv2d(x, kernel, stride=1 if number else 2, padding=1))
-    return x.mean((2, 3))
+    places = x.permute(0, 2, 3, 1).flatten(1, 2)  # (n, positions, D)
+    # Their mean as a product: a fifth faster than `mean`, whose gradient is a view that relu's goes through slowly.
+    return (places.new_full((1, places.shape[1]), 1 / places.shape[1]) @ places).squeeze(1)
 
 
 def forward(target: Target, body: Tensor, rows: Tensor, inputs: Tensor) -> Tensor:
