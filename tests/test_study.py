@@ -142,7 +142,7 @@ def test_classes_are_told_by_names_and_by_pictures(lab: Lab) -> None:
 def test_trained_anchors_learn_what_a_network_of_all_classes_does(lab: Lab) -> None:
     learner = learn(lab, replace(SMALL, steps=8, share=0.0, train_anchors=True))
     network, tasks = learner.network, lab.tasks("test", 2, 3)
-    shift = network.shift(lab.conditions[torch.tensor(tasks)])
+    shift = network.shift(learner.space.shares(lab.conditions[torch.tensor(tasks)]))
     assert shift.bodies.abs().max() > 0 and shift.rows.abs().max() > 0
     with torch.no_grad():
         network.deviations.to_row.weight.zero_()

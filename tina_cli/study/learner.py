@@ -32,17 +32,49 @@ KINDS = ("denoiser", "regressor", "hypernetwork")
 
 
 @dataclass(frozen=True)
+class Standard:
+    """Vectors around a mean, in units of how far they are from it."""
+
+    mean: Tensor
+    unit: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> Standard:
+        """Return the standard of vectors [n, d]."""
+        return cls(vectors.mean(0), (vectors - vectors.mean(0)).square().mean().sqrt())
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return vectors [..., d] as what they differ by from the mean, in units."""
+        return (vectors - self.mean) / self.unit
+
+
+@dataclass(frozen=True)
 class Space:
-    """How networks become states: bodies as what they differ by from `mean [P]`, rows from their anchors, in units of scale."""
+    """How networks become states: bodies as what they differ by from `mean [P]`, rows from their anchors, in units of scale.
+
+    Conditions and anchors are standardised for the network that sees them: text vectors of all names are much alike, and what
+    sets a task apart was lost beside what they have in common.
+    """
 
     mean: Tensor
     scale: Tensor
     row_scale: Tensor
-    prior: KernelRidge
+    rows: Tensor  # [N, R], each class's anchor
+    known: KernelRidge  # conditions -> which class it is
+    conditions: Standard
+    anchors: Standard
+
+    def shares(self, condition: Tensor) -> Tensor:
+        """Return how much conditions [..., d] are each class's, by regression, [..., N]."""
+        return self.known.predict(condition.flatten(0, -2)).unflatten(0, condition.shape[:-1])
 
     def anchor(self, condition: Tensor) -> Tensor:
         """Return the anchor rows [..., R] of conditions [..., d]."""
-        return self.prior.predict(condition.flatten(0, -2)).unflatten(0, condition.shape[:-1])
+        return self.shares(condition) @ self.rows
+
+    def inputs(self, told: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        """Return conditions [..., d] and anchors [..., R] as networks see them."""
+        return self.conditions(told), self.anchors(anchor)
 
     def encode(self, networks: Networks, anchor: Tensor) -> State:
         """Return the clean states of networks."""
@@ -70,17 +102,18 @@ def fit_space(lab: Lab, tasks: Sequence[Task], networks: Networks, how: Learning
     """
     generic = lab.generic()
     rows = generic.rows[0] if how.anchored else generic.rows[0].mean(0).expand(len(lab.bank.names), -1)
-    keys = lab.conditions
+    keys, labels = lab.conditions, torch.eye(len(rows))
     if how.shown:
-        keys, rows = torch.cat([keys, *(normalize(own.mean(0), dim=-1)[None] for own in lab.shown)]), rows.repeat(2, 1)
-    prior = fit_kernel_ridge(keys, rows, GAMMA, NOISE)
-    middle = generic.bodies[0] * how.anchored
+        keys, labels = torch.cat([keys, *(normalize(own.mean(0), dim=-1)[None] for own in lab.shown)]), labels.repeat(2, 1)
+    known = fit_kernel_ridge(keys, labels, GAMMA, NOISE)
+    middle, anchors = generic.bodies[0] * how.anchored, known.predict(lab.conditions) @ rows
+    fixed = rows, known, Standard.of(lab.conditions), Standard.of(generic.rows[0])
     if not how.normalise:
-        return Space(middle, torch.ones_like(middle), torch.ones(()), prior)
+        return Space(middle, torch.ones_like(middle), torch.ones(()), *fixed)
     spread = (networks.bodies - middle).square().mean(0).sqrt()
-    rest = networks.rows - prior.predict(lab.conditions)[torch.tensor(tasks)]
+    rest = networks.rows - anchors[torch.tensor(tasks)]
     floor = 0.1 * float(spread.mean()) if len(spread) else 0.0
-    return Space(middle, spread.clamp_min(floor), rest.square().mean().sqrt(), prior)
+    return Space(middle, spread.clamp_min(floor), rest.square().mean().sqrt(), *fixed)
 
 
 @dataclass(frozen=True)
@@ -105,10 +138,11 @@ class Learner:
     def sample(self, told: Tensor, names: Sequence[Sequence[str]], seed: int, steps: int, sampler: str) -> Networks:
         """Generate by conditions [T, K, d]; the noise of a class depends on the seed and its name alone."""
         anchor, device = self.space.anchor(told), self.lab.bank.device
+        inputs = [value.to(device) for value in self.space.inputs(told, anchor)]
         body, row = self.lab.target.body_dim, self.lab.target.row_dim
 
         def clean(x: State, t: Tensor) -> State:
-            out: State = self.network(x.to(device), t.expand(len(told)).to(device), told.to(device), anchor.to(device))
+            out: State = self.network(x.to(device), t.expand(len(told)).to(device), *inputs)
             return out.to(anchor.device)
 
         if self.kind != "denoiser":
@@ -136,7 +170,7 @@ def build(lab: Lab, space: Space, options: Learning, kind: str) -> nn.Module:
         network = Hypernetwork(body, row, told, 2 * options.width, options.layers)
     else:
         network = NetDenoiser(body, row, told, options.width, options.layers, options.heads)
-    return TrainedAnchors(network, body, space.prior) if options.train_anchors else network
+    return TrainedAnchors(network, body, *space.rows.shape) if options.train_anchors else network
 
 
 def decode(space: Space, network: nn.Module, state: State, anchor: Tensor, told: Tensor) -> Networks:
@@ -144,7 +178,7 @@ def decode(space: Space, network: nn.Module, state: State, anchor: Tensor, told:
     made = space.decode(state, anchor)
     if not isinstance(network, TrainedAnchors):
         return made
-    shift = network.shift(told)
+    shift = network.shift(space.shares(told).to(network.body.device))
     return Networks(made.bodies + shift.bodies.to(anchor.device), made.rows + shift.rows.to(anchor.device))
 
 
@@ -210,8 +244,8 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
                 x = State(torch.cat([part.body, x.body[known:]]), torch.cat([part.rows, x.rows[known:]]))
         if kind != "denoiser":
             x = State(torch.zeros_like(x.body), torch.zeros_like(x.rows))
+        out = network(x.to(device), t.to(device), *(value.to(device) for value in space.inputs(told, anchor)))
         anchor = anchor.to(device)
-        out = network(x.to(device), t.to(device), told.to(device), anchor)
         loss, parts = torch.zeros((), device=device), {}
         if clean is not None and options.distance:
             clean = clean.to(device)

@@ -1,7 +1,7 @@
 """NETWORKS that make networks: a set-equivariant denoiser of bodies and rows, and a hypernetwork of one pass.
 
-Both are told each class's condition and anchor, and return what a p-Model differs by from its anchors, in units of how far
-the zoo's p-Models do.
+Both are told each class's condition and anchor, standardised, and return what a p-Model differs by from its anchors, in
+units of how far the zoo's p-Models do.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, silu
 
 from tina_cli.denoiser import Block, time_features
-from tina_cli.ridge import KernelRidge
+from tina_cli.diffusion import alpha_bar
 from tina_cli.study.pmodels import Networks
 
-SWIFT = 10.0  # times the rate of the other weights is that of trained anchors
+SWIFT, SLOW = 10.0, 0.3  # times the rate of the other weights is that of trained anchors, and of what a class adds to a body
 CHUNK = 576  # weights of the body in a token, as in the paper's own network
 
 
@@ -53,7 +53,10 @@ class NetDenoiser(nn.Module):
         self.from_chunk = nn.Parameter(torch.randn(self.chunks, CHUNK, width) * CHUNK**-0.5)
         self.position = nn.Parameter(torch.randn(self.chunks, width) * 0.02)
         self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        # At the start every gate is open, at any time: gates drawn at random grew in training until all tokens were alike.
         self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        self.register_buffer("gates", torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 1.0])[:, None], persistent=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.to_row = nn.Linear(width, row)
@@ -62,14 +65,16 @@ class NetDenoiser(nn.Module):
         nn.init.zeros_(self.to_row.bias)
 
     def forward(self, x: State, t: Tensor, condition: Tensor, anchor: Tensor) -> State:
-        """Return the clean state for times t [B] in [0, 1], condition [B, K, d] and anchor [B, K, R]."""
+        """Return the clean state for times t [B] in [0, 1], condition [B, K, d] and anchor [B, K, R], standardised."""
         classes = x.rows.shape[1]
-        told = self.from_condition(condition * condition.shape[-1] ** 0.5)
-        tokens = self.from_row(x.rows) + self.from_anchor(anchor) + told  # (B, K, W)
-        chunks = pad(x.body, (0, self.chunks * CHUNK - self.body)).unflatten(1, (self.chunks, CHUNK))
+        signal = alpha_bar(t).sqrt()[:, None]  # times x is the best linear guess of the clean state: of noise alone, nothing
+        tokens = (
+            self.from_row(x.rows * signal[..., None]) + self.from_anchor(anchor) + self.from_condition(condition)
+        )  # (B, K, W)
+        chunks = pad(x.body * signal, (0, self.chunks * CHUNK - self.body)).unflatten(1, (self.chunks, CHUNK))
         shared = torch.einsum("bcs,csw->bcw", chunks, self.from_chunk) + self.position  # (B, C, W)
         tokens = torch.cat([tokens, shared], dim=1)  # (B, K + C, W)
-        time = self.modulation(silu(self.time(time_features(t)))).unflatten(-1, (6, -1))
+        time = self.modulation(silu(self.time(time_features(t)))).unflatten(-1, (6, -1)) + self.gates
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         for block in self.blocks:
             tokens = block(tokens, time, mask)
@@ -97,7 +102,7 @@ class Hypernetwork(nn.Module):
 
     def forward(self, x: State, t: Tensor, condition: Tensor, anchor: Tensor) -> State:
         """Return the clean state; neither x nor t matters."""
-        h = gelu(self.embed(torch.cat([condition * condition.shape[-1] ** 0.5, anchor], dim=-1)))  # (B, K, W)
+        h = gelu(self.embed(torch.cat([condition, anchor], dim=-1)))  # (B, K, W)
         for own, everyone, norm in zip(self.own, self.all, self.norms, strict=True):
             h = h + gelu(own(norm(h)) + everyone(norm(h).mean(1, keepdim=True)))
         return State(h.mean(1) @ self.to_body, self.to_row(h))
@@ -107,24 +112,25 @@ class TrainedAnchors(nn.Module):
     """A network of deviations and, trained along with it, by how much the anchors themselves were to be others.
 
     What does all tasks good (a body that is better for every class, rows that are) is learned here as fast as any network of
-    all classes learns it, and the deviations have only to tell tasks apart.
+    all classes learns it, and what each class adds to the body more slowly; the deviations have only to tell tasks apart.
     """
 
-    def __init__(self, deviations: nn.Module, body: int, prior: KernelRidge) -> None:
+    def __init__(self, deviations: nn.Module, body: int, classes: int, row: int) -> None:
         super().__init__()
-        self.deviations, self.kernel = deviations, prior.kernel
+        self.deviations = deviations
         self.body = nn.Parameter(torch.zeros(body))
-        self.rows = nn.Parameter(torch.zeros_like(prior.dual))  # by class; of any condition by the regression's kernel
+        self.rows = nn.Parameter(torch.zeros(classes, row))
+        self.bodies = nn.Parameter(torch.zeros(classes, body))
 
     def forward(self, x: State, t: Tensor, condition: Tensor, anchor: Tensor) -> State:
         """Return the clean state."""
         out: State = self.deviations(x, t, condition, anchor)
         return out
 
-    def shift(self, condition: Tensor) -> Networks:
-        """Return by how much bodies [P] and rows [B, K, R] are to be others than the anchors of conditions [B, K, d]."""
-        kernel = self.kernel(condition.cpu().flatten(0, -2)).to(self.rows.device)
-        return Networks(SWIFT * self.body, SWIFT * (kernel @ self.rows).unflatten(0, condition.shape[:-1]))
+    def shift(self, shares: Tensor) -> Networks:
+        """Return by how much bodies [B, P] and rows [B, K, R] are to be others, by classes' shares [B, K, N]."""
+        own = self.bodies - self.bodies.mean(0)  # what classes have in common is the shared body's
+        return Networks(SWIFT * self.body + SLOW * shares.sum(1) @ own, SWIFT * shares @ self.rows)
 
 
 @torch.no_grad()
