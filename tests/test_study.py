@@ -18,7 +18,7 @@ from tina_cli.study.drawn import drawn_classes
 from tina_cli.study.lab import Lab, data_digest
 from tina_cli.study.learner import fit_space, learn, tell
 from tina_cli.study.measures import compare, interval
-from tina_cli.study.network import Hypernetwork, NetDenoiser, State, initialise
+from tina_cli.study.network import SWIFT, Hypernetwork, NetDenoiser, State, initialise
 from tina_cli.study.pictures import Bank, split_bank
 from tina_cli.study.pmodels import Networks, accuracies, finetune, start_from
 from tina_cli.study.recipe import Episodes, Learning, StudyRecipe, Tuning, load_study
@@ -106,6 +106,19 @@ def test_rows_are_a_set(kind: str) -> None:
     assert torch.allclose(other.body, one.body, atol=1e-4)
 
 
+def test_pure_noise_says_next_to_nothing() -> None:
+    network, rng = NetDenoiser(1000, 7, 8, 16, 2, 2), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        network.to_row.weight.normal_(generator=rng)
+    told, anchor = torch.randn(1, 5, 8, generator=rng), torch.randn(1, 5, 7, generator=rng)
+    x, y = (State(torch.randn(1, 1000, generator=rng), torch.randn(1, 5, 7, generator=rng)) for _ in range(2))
+    early, late = (
+        (network(x, t, told, anchor).rows - network(y, t, told, anchor).rows).norm()
+        for t in (torch.ones(1), torch.tensor([0.5]))
+    )
+    assert early < 0.1 * late
+
+
 def test_states_and_networks_are_one_another(lab: Lab) -> None:
     tasks, zoo = lab.zoo()
     space = fit_space(lab, tasks, zoo)
@@ -144,6 +157,9 @@ def test_trained_anchors_learn_what_a_network_of_all_classes_does(lab: Lab) -> N
     network, tasks = learner.network, lab.tasks("test", 2, 3)
     shift = network.shift(learner.space.shares(lab.conditions[torch.tensor(tasks)]))
     assert shift.bodies.abs().max() > 0 and shift.rows.abs().max() > 0
+    assert not torch.allclose(shift.bodies[0], shift.bodies[1], atol=1e-5)  # each class adds its own
+    every = network.shift(torch.eye(16)[None])
+    assert torch.allclose(every.bodies[0], SWIFT * network.body, atol=1e-5)  # and all together nothing
     with torch.no_grad():
         network.deviations.to_row.weight.zero_()
         network.deviations.to_row.bias.zero_()

@@ -116,6 +116,7 @@ def generation(study: Study) -> Section:
         finetune(lab.target, lab.bank, test, begin, how, "start", most=20, at=look)
         curve[name] = points
     tables = {
+        "Whose body": whose_body(study),
         "Memorisation": audit,
         "Samples of one prompt": spread,
         "As a start, 20 pictures a class": [
@@ -123,6 +124,19 @@ def generation(study: Study) -> Section:
         ],
     }
     return Section("Is it generation?", tables, [Plot("Fine-tuning, 20 pictures a class", "steps", "accuracy", curve)])
+
+
+def whose_body(study: Study) -> list[Row]:
+    """Return how good networks of unseen tasks are with their own bodies and with others: personal ones are better."""
+    lab, recipe = study.main, study.recipe
+    tasks = lab.tasks("test", recipe.test_tasks, recipe.classes)
+    made = learn(lab, recipe.ours).make(tasks)
+    bodies = {
+        "ours": made.bodies,
+        "with the mean body of all tasks": made.bodies.mean(0).expand_as(made.bodies),
+        "with another task's body": made.bodies.roll(1, 0),
+    }
+    return compare({name: score(lab, tasks, Networks(body, made.rows)) for name, body in bodies.items()})
 
 
 def error_overlap(lab: Lab, task: Task, made: Networks, kept: Networks, place: int) -> float:

@@ -26,6 +26,7 @@ from tina_cli.zoo.store import FIT
 
 GAMMA, NOISE = 3.0, 0.01  # of the regression from conditions to rows
 TIMESTEPS = 1000
+DESIGN = 2  # counts what changes in networks and their training, so that a store of trainings keeps them apart
 MOST = 5  # pictures that a class is told by in training
 DEFAULT = Learning()
 KINDS = ("denoiser", "regressor", "hypernetwork")
@@ -266,7 +267,7 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
         steps=options.steps, lr=options.lr, warmup=min(100, options.steps // 10), ema=0.995, checkpoint_every=250,
         log_every=100, seed=seed,
     )  # fmt: skip
-    key = [asdict(options), kind, seed, len(tasks), asdict(lab.recipe.pmodel), lab.origin, lab.recipe.classes]
+    key = [DESIGN, asdict(options), kind, seed, len(tasks), asdict(lab.recipe.pmodel), lab.origin, lab.recipe.classes]
     name = f"{kind}-{seed}"
 
     def make() -> dict[str, Tensor]:
