@@ -16,7 +16,7 @@ from tina_cli.denoiser import Block, time_features
 from tina_cli.diffusion import alpha_bar
 from tina_cli.study.pmodels import Networks
 
-SWIFT, SLOW = 10.0, 0.3  # times the rate of the other weights is that of trained anchors, and of what a class adds to a body
+SWIFT, SLOW = 10.0, 0.7  # times the rate of the other weights is that of trained anchors, and of what a class adds to a body
 CHUNK = 576  # weights of the body in a token, as in the paper's own network
 
 
