@@ -12,7 +12,7 @@ from tina_cli.rng import torch_rng
 from tina_cli.sampler import SAMPLERS
 from tina_cli.study import baselines
 from tina_cli.study.lab import Lab, Task
-from tina_cli.study.learner import learn
+from tina_cli.study.learner import Learner, learn
 from tina_cli.study.measures import compare, interval
 from tina_cli.study.plan import Plot, Row, Section, Study, ablations, few_models, mean, score, sizes
 from tina_cli.study.pmodels import Networks, finetune, predict, start_from
@@ -116,7 +116,7 @@ def generation(study: Study) -> Section:
         finetune(lab.target, lab.bank, test, begin, how, "start", most=20, at=look)
         curve[name] = points
     tables = {
-        "Whose body": whose_body(study),
+        "Whose body": whose_body(learner),
         "Memorisation": audit,
         "Samples of one prompt": spread,
         "As a start, 20 pictures a class": [
@@ -126,11 +126,11 @@ def generation(study: Study) -> Section:
     return Section("Is it generation?", tables, [Plot("Fine-tuning, 20 pictures a class", "steps", "accuracy", curve)])
 
 
-def whose_body(study: Study) -> list[Row]:
+def whose_body(learner: Learner) -> list[Row]:
     """Return how good networks of unseen tasks are with their own bodies and with others: personal ones are better."""
-    lab, recipe = study.main, study.recipe
-    tasks = lab.tasks("test", recipe.test_tasks, recipe.classes)
-    made = learn(lab, recipe.ours).make(tasks)
+    lab = learner.lab
+    tasks = lab.tasks("test", lab.recipe.test_tasks, lab.recipe.classes)
+    made = learner.make(tasks)
     bodies = {
         "ours": made.bodies,
         "with the mean body of all tasks": made.bodies.mean(0).expand_as(made.bodies),

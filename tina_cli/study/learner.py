@@ -138,7 +138,8 @@ class Learner:
 
     def sample(self, told: Tensor, names: Sequence[Sequence[str]], seed: int, steps: int, sampler: str) -> Networks:
         """Generate by conditions [T, K, d]; the noise of a class depends on the seed and its name alone."""
-        anchor, device = self.space.anchor(told), self.lab.bank.device
+        shares, device = self.space.shares(told), self.lab.bank.device
+        anchor = shares @ self.space.rows
         inputs = [value.to(device) for value in self.space.inputs(told, anchor)]
         body, row = self.lab.target.body_dim, self.lab.target.row_dim
 
@@ -148,7 +149,7 @@ class Learner:
 
         if self.kind != "denoiser":
             nothing = State(torch.zeros(len(told), body), torch.zeros_like(anchor))
-            return decode(self.space, self.network, clean(nothing, torch.ones(())), anchor, told)
+            return decode(self.space, self.network, clean(nothing, torch.ones(())), anchor, shares)
 
         def noise_at(step: int) -> Tensor:
             shared = torch.randn(body, generator=torch_rng(seed, "body", step)).expand(len(told), -1)
@@ -160,7 +161,7 @@ class Learner:
             return clean(State.of(x, body, row), t).flat()
 
         out = SAMPLERS[sampler](denoise, noise_at(-1), time_grid(steps, TIMESTEPS), noise_at)
-        return decode(self.space, self.network, State.of(out, body, row), anchor, told)
+        return decode(self.space, self.network, State.of(out, body, row), anchor, shares)
 
 
 def build(lab: Lab, space: Space, options: Learning, kind: str) -> nn.Module:
@@ -174,12 +175,12 @@ def build(lab: Lab, space: Space, options: Learning, kind: str) -> nn.Module:
     return TrainedAnchors(network, body, *space.rows.shape) if options.train_anchors else network
 
 
-def decode(space: Space, network: nn.Module, state: State, anchor: Tensor, told: Tensor) -> Networks:
-    """Return the networks of clean states that a network made for conditions `told`."""
+def decode(space: Space, network: nn.Module, state: State, anchor: Tensor, shares: Tensor) -> Networks:
+    """Return the networks of clean states that a network made for conditions with these anchors and shares."""
     made = space.decode(state, anchor)
     if not isinstance(network, TrainedAnchors):
         return made
-    shift = network.shift(space.shares(told).to(network.body.device))
+    shift = network.shift(shares.to(network.body.device))
     return Networks(made.bodies + shift.bodies.to(anchor.device), made.rows + shift.rows.to(anchor.device))
 
 
@@ -230,7 +231,8 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
         rng = torch_rng(seed, "step", step)
         blur = options.noise * told.shape[-1] ** -0.5 * torch.randn(told.shape, generator=rng)
         told = normalize(told + blur, dim=-1)
-        anchor = space.anchor(told)
+        shares = space.shares(told)
+        anchor = shares @ space.rows
         body = torch.randn(len(chosen), lab.target.body_dim, generator=rng)
         x = State(body, torch.randn(anchor.shape, generator=rng))
         t = torch.ones(len(chosen))
@@ -257,7 +259,7 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
         if options.functional:
             count = max(1, options.pictures * lab.recipe.classes // len(chosen[0]))
             inputs = lab.bank.draw(chosen, count, FIT, "functional", seed, step)
-            made = decode(space, network, out, anchor, told)
+            made = decode(space, network, out, anchor, shares)
             logits = forward_many(lab.target, made.bodies, made.rows, inputs)
             cross = entropy(logits)
             loss, parts["entropy"] = loss + options.functional * cross, cross.item()

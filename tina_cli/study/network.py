@@ -68,9 +68,8 @@ class NetDenoiser(nn.Module):
         """Return the clean state for times t [B] in [0, 1], condition [B, K, d] and anchor [B, K, R], standardised."""
         classes = x.rows.shape[1]
         signal = alpha_bar(t).sqrt()[:, None]  # times x is the best linear guess of the clean state: of noise alone, nothing
-        tokens = (
-            self.from_row(x.rows * signal[..., None]) + self.from_anchor(anchor) + self.from_condition(condition)
-        )  # (B, K, W)
+        told = self.from_condition(condition)
+        tokens = self.from_row(x.rows * signal[..., None]) + self.from_anchor(anchor) + told  # (B, K, W)
         chunks = pad(x.body * signal, (0, self.chunks * CHUNK - self.body)).unflatten(1, (self.chunks, CHUNK))
         shared = torch.einsum("bcs,csw->bcw", chunks, self.from_chunk) + self.position  # (B, C, W)
         tokens = torch.cat([tokens, shared], dim=1)  # (B, K + C, W)

@@ -122,11 +122,10 @@ def held_out(study: Study) -> dict[str, list[int]]:
 
 def seen_lab(study: Study) -> Lab:
     """Return the lab of the other classes, as if there were no more."""
-    whole, recipe = study.main, study.recipe
+    whole = study.main
     held = {c for own in held_out(study).values() for c in own}
     seen = [c for c in whole.every if c not in held]
-    fewer = replace(recipe, zoo=recipe.larger_zoo, further=recipe.larger_further)
-    return replace(whole.only(seen), recipe=fewer, folder=whole.folder / "seen")
+    return replace(whole.only(seen), recipe=study.recipe.reduced(), folder=whole.folder / "seen")
 
 
 def zoos(study: Study) -> list[Callable[[], object]]:

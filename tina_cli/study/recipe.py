@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tina_cli.config import read_recipe
 
@@ -106,6 +106,10 @@ class StudyRecipe:
     sample_steps: tuple[int, ...] = (1, 2, 3, 5, 10, 50, 1000)
     near: tuple[str, ...] = ()  # classes kept out in the study of unseen classes whose kin is seen
     far: tuple[str, ...] = ()  # and whole superclasses kept out
+
+    def reduced(self) -> StudyRecipe:
+        """Return the recipe of larger targets and other sets of classes: fewer p-Models, a shorter generic model."""
+        return replace(self, zoo=self.larger_zoo, further=self.larger_further)
 
 
 def load_study(name: str) -> StudyRecipe:

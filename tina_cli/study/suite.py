@@ -29,6 +29,7 @@ from tina_cli.resnet import ResNet20
 from tina_cli.study import analyses, comparisons
 from tina_cli.study.drawn import drawn_classes
 from tina_cli.study.lab import Lab, Task, Tensors, data_digest
+from tina_cli.study.learner import Standard
 from tina_cli.study.pictures import SIDE, Bank, read_pictures, scaled, split_bank
 from tina_cli.study.plan import Section, Study, trainings, zoos
 from tina_cli.study.recipe import StudyRecipe
@@ -143,21 +144,18 @@ def prepare(job: Job) -> Study:
     seen = clip_features(job, base)
     base = replace(base, shown=[picture_vectors(own, job.generator.projection) for own in seen[FIT]])
     labs = {recipe.targets[0]: base} | {name: head_lab(base, name, seen) for name in recipe.targets[1:]}
-    few = replace(recipe, zoo=recipe.larger_zoo, further=recipe.larger_further)
-    larger = {name: replace(base, target=TARGETS[name], recipe=few) for name in recipe.larger}
+    larger = {name: replace(base, target=TARGETS[name], recipe=recipe.reduced()) for name in recipe.larger}
     return Study(recipe, labs, larger, prompts(job, base, seen), partial(zero_shot, job, base, seen))
 
 
 def head_lab(base: Lab, name: str, seen: Features) -> Lab:
     """Return the lab of heads on a frozen trunk: its features of the same pictures in the same parts, to unit variance."""
     raw = seen if name == "clip-head" else resnet_features(base)
-    fit = torch.cat(raw[FIT])
-    middle = fit.mean(0)
-    spread = (fit - middle).square().mean().sqrt()
-    bank = Bank(base.bank.names, [[(own - middle) / spread for own in part] for part in raw], base.bank.device)
+    standard = Standard.of(torch.cat(raw[FIT]))
+    bank = Bank(base.bank.names, [[standard(own) for own in part] for part in raw], base.bank.device)
     recipe = base.recipe
     own = replace(recipe, generic=recipe.head_generic, pmodel=recipe.head_pmodel, oracle=recipe.head_oracle)
-    return replace(base, target=replace(TARGETS[name], dim=fit.shape[1]), bank=bank, recipe=own)
+    return replace(base, target=replace(TARGETS[name], dim=len(standard.mean)), bank=bank, recipe=own)
 
 
 def clip_features(job: Job, base: Lab) -> Features:
