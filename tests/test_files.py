@@ -161,6 +161,7 @@ def test_absent_device() -> None:
 def train(path: Path, steps: int, stop_at: int | None = None) -> dict[str, Tensor]:
     torch.manual_seed(3)
     net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.2), nn.Linear(8, 1))
+    net.register_parameter("unused", nn.Parameter(torch.ones(2)))  # never has a gradient
 
     def loss_at(step: int) -> tuple[Tensor, dict[str, float]]:
         if step == stop_at:

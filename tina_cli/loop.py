@@ -143,6 +143,8 @@ def _restore(path: Path, named: dict[str, nn.Parameter], ema: dict[str, Tensor],
         for name, parameter in named.items():
             parameter.copy_(state[f"parameter.{name}"])
             ema[name].copy_(state[f"ema.{name}"])
+            if f"optimiser.step.{name}" not in state:  # it had no gradient
+                continue
             # The moments must lie in memory as the parameter does: the fused optimiser reads both as they lie.
             moments = {key: torch.zeros_like(parameter).copy_(state[f"optimiser.{key}.{name}"]) for key in MOMENTS}
             optimiser.state[parameter] = {"step": state[f"optimiser.step.{name}"], **moments}

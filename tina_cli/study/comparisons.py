@@ -77,8 +77,8 @@ def class_counts(study: Study) -> Section:
     """A generator trained on tasks of several sizes, on tasks of 2 to all classes; the paper's padding beside it."""
     lab, recipe = study.main, study.recipe
     learner = learn(lab, mixed(recipe))
-    rows = []
-    for size in [size for size in recipe.sizes if size <= len(lab.bank.names)]:
+
+    def one(size: int) -> list[Row]:
         tasks = lab.tasks("test", recipe.few_tasks, size)[: 1 if size == len(lab.bank.names) else recipe.few_tasks]
         found = {
             "selection": score(lab, tasks, start_from(lab.generic(), tasks)),
@@ -88,7 +88,10 @@ def class_counts(study: Study) -> Section:
         }
         if size <= recipe.classes:
             found["paper's network, padded"] = score(lab, tasks, baselines.paper(lab).make(tasks))
-        rows += [{"classes": size} | row for row in compare(found)]
+        return [{"classes": size} | row for row in compare(found)]
+
+    sizes = [size for size in recipe.sizes if size <= len(lab.bank.names)]
+    rows = [row for rows in lab.side_by_side(one, sizes) for row in rows]
     names = dict.fromkeys(row["method"] for row in rows)
     lines = {name: [(row["classes"], row["accuracy"]) for row in rows if row["method"] == name] for name in names}
     return Section("Number of classes", {"Test tasks": rows}, [Plot("Number of classes", "classes", "accuracy", lines)])

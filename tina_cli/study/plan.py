@@ -129,8 +129,8 @@ def seen_lab(study: Study) -> Lab:
 
 
 def zoos(study: Study) -> list[Callable[[], object]]:
-    """Return the making of every zoo, first of all."""
-    return [lab.zoo for lab in (*study.larger.values(), *study.labs.values(), seen_lab(study))]
+    """Return the making of the zoos that many trainings share, first of all; other labs make theirs in their one training."""
+    return [lab.zoo for lab in study.labs.values()]
 
 
 def trainings(study: Study) -> list[Callable[[], object]]:
