@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Result
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, linear
 
 from tina_cli.study.drawn import drawn_classes
@@ -180,6 +182,18 @@ def test_the_generic_model_is_trained_on_tasks_that_are_not_for_testing(lab: Lab
     drawn = lab.random_tasks(np.random.default_rng(0), 4000, 3)  # of 560 tasks
     assert not test & set(map(tuple, drawn))
     assert len(lab.random_tasks(np.random.default_rng(0), 20, 16)) == 20  # there is one task of all classes
+
+
+def test_what_two_ask_for_at_once_is_made_once(lab: Lab) -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, Tensor]:
+        made.append(1)
+        time.sleep(0.2)
+        return {"x": torch.ones(1)}
+
+    found = replace(lab, workers=2).side_by_side(lambda _: lab.keep("asked for twice", 0, make), range(2))
+    assert len(made) == 1 and all(torch.equal(some["x"], torch.ones(1)) for some in found)
 
 
 def test_training_goes_on_where_it_was_interrupted(lab: Lab, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def class_counts(study: Study) -> Section:
         return [{"classes": size} | row for row in compare(found)]
 
     sizes = [size for size in recipe.sizes if size <= len(lab.bank.names)]
-    rows = [row for rows in lab.side_by_side(one, sizes) for row in rows]
+    rows = [row for some in lab.side_by_side(one, sizes) for row in some]
     names = dict.fromkeys(row["method"] for row in rows)
     lines = {name: [(row["classes"], row["accuracy"]) for row in rows if row["method"] == name] for name in names}
     return Section("Number of classes", {"Test tasks": rows}, [Plot("Number of classes", "classes", "accuracy", lines)])

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from math import comb
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ Task = list[int]
 Tensors = dict[str, Tensor]
 T = TypeVar("T")
 R = TypeVar("R")
+MAKING: dict[str, Lock] = {}  # by what is made: experiments side by side ask for the same, and it is made once
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Lab:
     shown: Sequence[Tensor] = ()  # conditions [n, d] that FIT pictures of each class make, where a CLIP has seen them
 
     def keep(self, name: str, key: object, make: Callable[[], Tensors]) -> Tensors:
-        """Return tensors from the store, made first where they are not there."""
+        """Return tensors from the store, made first where they are not there; who asks meanwhile waits for them."""
 
         def timed() -> Tensors:
             start = time.perf_counter()
@@ -54,7 +56,9 @@ class Lab:
             self.report(event="made", name=name, seconds=round(time.perf_counter() - start, 2))
             return out | {"seconds": torch.tensor(time.perf_counter() - start)}
 
-        return sharded(self.folder / self.target.name, name, self._key(key), timed)
+        folder, whole = self.folder / self.target.name, self._key(key)
+        with MAKING.setdefault(f"{folder / name}-{digest(whole)}", Lock()):
+            return sharded(folder, name, whole, timed)
 
     def stage(self, name: str) -> Report:
         """Return the report of one of its trainings."""

@@ -128,11 +128,6 @@ def seen_lab(study: Study) -> Lab:
     return replace(whole.only(seen), recipe=study.recipe.reduced(), folder=whole.folder / "seen")
 
 
-def zoos(study: Study) -> list[Callable[[], object]]:
-    """Return the making of the zoos that many trainings share, first of all; other labs make theirs in their one training."""
-    return [lab.zoo for lab in study.labs.values()]
-
-
 def trainings(study: Study) -> list[Callable[[], object]]:
     """Return every training that the experiments need, none of which needs another's result, those that take longest first."""
     recipe, small = study.recipe, study.recipe.small

@@ -31,7 +31,7 @@ from tina_cli.study.drawn import drawn_classes
 from tina_cli.study.lab import Lab, Task, Tensors, data_digest
 from tina_cli.study.learner import Standard
 from tina_cli.study.pictures import SIDE, Bank, read_pictures, scaled, split_bank
-from tina_cli.study.plan import Section, Study, trainings, zoos
+from tina_cli.study.plan import Section, Study, trainings
 from tina_cli.study.recipe import StudyRecipe
 from tina_cli.study.targets import TARGETS
 from tina_cli.trunk import train_trunk
@@ -74,8 +74,8 @@ def run_suite(job: Job, resume: bool) -> dict[str, Any]:
     begin(job, resume)
     study = prepare(job)
     with one_thread():
-        for stage in (zoos(study), trainings(study)) if not job.only else ():
-            study.main.side_by_side(lambda make: make(), stage)
+        if not job.only:
+            study.main.side_by_side(lambda make: make(), trainings(study))
         for name in job.only or EXPERIMENTS:
             path = job.folder / f"{name}.json"
             if not path.exists():
