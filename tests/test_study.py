@@ -16,14 +16,16 @@ from conftest import Result
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, linear
 
+from tina_cli.study import baselines
 from tina_cli.study.drawn import drawn_classes
 from tina_cli.study.lab import Lab, data_digest
-from tina_cli.study.learner import fit_space, learn, tell
+from tina_cli.study.learner import learn, tell
 from tina_cli.study.measures import compare, interval
-from tina_cli.study.network import SWIFT, Hypernetwork, NetDenoiser, State, initialise
+from tina_cli.study.network import Hypernetwork, NetDenoiser, State, initialise
 from tina_cli.study.pictures import Bank, split_bank
 from tina_cli.study.pmodels import Networks, accuracies, finetune, start_from
 from tina_cli.study.recipe import Episodes, Learning, StudyRecipe, Tuning, load_study
+from tina_cli.study.space import DOUBT, class_effects, fit_space
 from tina_cli.study.targets import TARGETS, forward, forward_many, initial
 from tina_cli.zoo.store import FIT, TEST, TUNE
 
@@ -123,21 +125,39 @@ def test_pure_noise_says_next_to_nothing() -> None:
 
 def test_states_and_networks_are_one_another(lab: Lab) -> None:
     tasks, zoo = lab.zoo()
-    space = fit_space(lab, tasks, zoo)
-    anchor = space.anchor(lab.conditions[torch.tensor(tasks)])
-    back = space.decode(space.encode(zoo, anchor), anchor)
-    assert torch.allclose(back.bodies, zoo.bodies, atol=1e-5) and torch.allclose(back.rows, zoo.rows, atol=1e-5)
-    state = space.encode(zoo, anchor)
-    again = State.of(state.flat(), lab.target.body_dim, lab.target.row_dim)
-    assert torch.equal(again.body, state.body) and torch.equal(again.rows, state.rows)
+    for normalise in (True, False):
+        space = fit_space(lab, tasks, zoo, Learning(normalise=normalise))
+        anchor = space.anchor(space.shares(lab.conditions[torch.tensor(tasks)]))
+        state = space.encode(zoo, anchor)
+        again = State.of(state.flat(), *(part.shape[-1] for part in (state.body, state.rows)))
+        assert torch.equal(again.body, state.body) and torch.equal(again.rows, state.rows)
+        back = space.decode(state, anchor)
+        assert torch.allclose(back.rows, zoo.rows, atol=1e-5)
+        again = space.encode(back, anchor)  # of bodies, what classes differ by is kept, and the rest is left out
+        assert torch.allclose(again.body, state.body, atol=1e-3)
+        assert 0 < (back.bodies - zoo.bodies).norm() < (zoo.bodies - space.mean).norm()
 
 
-def test_an_untrained_learner_is_the_generic_model(lab: Lab) -> None:
+def test_what_classes_add_to_bodies_is_found() -> None:
+    rng = np.random.default_rng(0)
+    own = torch.from_numpy(rng.normal(size=(12, 50)))
+    own -= own.mean(0)
+    tasks = [rng.permutation(12)[:4].tolist() for _ in range(3000)]
+    noise = torch.from_numpy(rng.normal(size=(3000, 50)))
+    effects, basis = class_effects(tasks, (7 + own[torch.tensor(tasks)].sum(1) + noise).float(), 12)
+    found = effects @ basis
+    seen = 3000 * 4 / 12 * (1 - 4 / 12) * 12 / 11  # how many p-Models tell of a class, beside the others
+    assert torch.allclose(found, (own * seen / (seen + DOUBT)).float(), atol=0.15)
+    assert torch.allclose(basis @ basis.T, torch.diag(basis.square().sum(1)), atol=1e-3)  # orthogonal
+
+
+def test_an_untrained_learner_is_its_anchors(lab: Lab) -> None:
     learner = learn(lab, replace(SMALL, steps=1, lr=0.0))
     task = lab.tasks("test", 1, 3)
-    made, want = learner.make(task), start_from(lab.generic(), task)
-    assert torch.allclose(made.bodies, want.bodies, atol=1e-4)
-    assert (made.rows - want.rows).norm() < 0.1 * want.rows.norm()  # by regression on the conditions
+    made, want, generic = learner.make(task), baselines.anchors(lab, task), start_from(lab.generic(), task)
+    assert torch.allclose(made.bodies, want.bodies, atol=1e-5) and torch.allclose(made.rows, want.rows, atol=1e-5)
+    assert 0 < (made.bodies - generic.bodies).norm() < 0.1 * generic.bodies.norm()
+    assert (made.rows - generic.rows).norm() < 0.1 * generic.rows.norm()  # by regression on the conditions
 
 
 def test_classes_are_told_by_names_and_by_pictures(lab: Lab) -> None:
@@ -151,24 +171,24 @@ def test_classes_are_told_by_names_and_by_pictures(lab: Lab) -> None:
     assert 0.4 < by_name.float().mean() < 0.6
     space = fit_space(shown, *shown.zoo(), Learning(shown=0.5))
     rows = lab.generic().rows[0]
-    assert (space.anchor(far) - rows).norm() < 0.1 * rows.norm() > (space.anchor(lab.conditions) - rows).norm()
+    for told in (far, lab.conditions):
+        assert (space.anchor(space.shares(told[None])).rows[0] - rows).norm() < 0.1 * rows.norm()
 
 
 def test_trained_anchors_learn_what_a_network_of_all_classes_does(lab: Lab) -> None:
     learner = learn(lab, replace(SMALL, steps=8, share=0.0, train_anchors=True))
     network, tasks = learner.network, lab.tasks("test", 2, 3)
     shift = network.shift(learner.space.shares(lab.conditions[torch.tensor(tasks)]))
-    assert shift.bodies.abs().max() > 0 and shift.rows.abs().max() > 0
-    assert not torch.allclose(shift.bodies[0], shift.bodies[1], atol=1e-5)  # each class adds its own
-    every = network.shift(torch.eye(16)[None])
-    assert torch.allclose(every.bodies[0], SWIFT * network.body, atol=1e-5)  # and all together nothing
+    assert network.common.abs().max() > 0 and shift.rows.abs().max() > 0
+    assert not torch.allclose(shift.body[0], shift.body[1], atol=1e-5)  # each class adds its own
+    assert network.shift(torch.eye(16)[None]).body.abs().max() < 1e-5  # and all together nothing
+    deviations: Any = network.deviations
     with torch.no_grad():
-        network.deviations.to_row.weight.zero_()
-        network.deviations.to_row.bias.zero_()
-        network.deviations.to_chunk.zero_()
-    made, want = learner.make(tasks), start_from(lab.generic(), tasks)
-    assert torch.allclose(made.bodies, want.bodies + shift.bodies, atol=1e-5)
-    assert (made.rows - want.rows - shift.rows).norm() < 0.1 * want.rows.norm()
+        for last in (deviations.to_row.weight, deviations.to_row.bias, deviations.to_chunk):
+            last.zero_()
+    made, want = learner.make(tasks), baselines.anchors(lab, tasks)
+    assert torch.allclose(made.bodies, want.bodies + network.common + shift.body @ learner.space.basis, atol=1e-5)
+    assert torch.allclose(made.rows, want.rows + shift.rows, atol=1e-5)
 
 
 def test_the_generic_model_is_trained_on_tasks_that_are_not_for_testing(lab: Lab) -> None:
@@ -220,8 +240,9 @@ def test_training_goes_on_where_it_was_interrupted(lab: Lab, tmp_path: Path) -> 
 
 def test_seeds_and_names_make_the_noise(lab: Lab) -> None:
     learner = learn(lab, SMALL)
+    deviations: Any = learner.network.deviations
     with torch.no_grad():
-        learner.network.to_row.weight.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[operator, union-attr]
+        deviations.to_row.weight.normal_(generator=torch.Generator().manual_seed(0))
     one, turned = learner.make([[0, 1, 2]]), learner.make([[2, 0, 1]])
     assert torch.allclose(turned.rows[0, [1, 2, 0]], one.rows[0], atol=1e-4)
     assert not torch.allclose(learner.make([[0, 1, 2]], seed=1).rows, one.rows, atol=1e-4)

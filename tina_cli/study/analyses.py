@@ -68,9 +68,10 @@ def generation(study: Study) -> Section:
     seen = zoo_tasks[: recipe.few_tasks]
     again = lab.fitted("again", seen, recipe.pmodel)
     rng = torch_rng(recipe.seed, "copies")
+    scale = (zoo.bodies - zoo.bodies.mean(0)).square().mean(0).sqrt().clamp_min(1e-6)
     kept = zoo[list(range(len(seen)))]
     noisy = Networks(
-        kept.bodies + 0.1 * learner.space.scale * torch.randn(kept.bodies.shape, generator=rng),
+        kept.bodies + 0.1 * scale * torch.randn(kept.bodies.shape, generator=rng),
         kept.rows + 0.1 * learner.space.row_scale * torch.randn(kept.rows.shape, generator=rng),
     )
     audit = []
@@ -80,9 +81,9 @@ def generation(study: Study) -> Section:
         ("noise-added copy", seen, noisy),
         ("row look-up (averages)", seen, baselines.lookup(lab, seen)),
     ):
-        gap = (made.bodies - kept.bodies) / learner.space.scale
+        gap = (made.bodies - kept.bodies) / scale
         own = gap.square().mean(1).sqrt()
-        others = torch.cdist(made.bodies / learner.space.scale, zoo.bodies / learner.space.scale) / gap.shape[1] ** 0.5
+        others = torch.cdist(made.bodies / scale, zoo.bodies / scale) / gap.shape[1] ** 0.5
         overlap = [error_overlap(lab, task, made, kept, i) for i, task in enumerate(tasks)]
         audit.append({
             "networks": name, "distance to own p-Model": mean(own.tolist()), "to the nearest": mean(others.amin(1).tolist()),
@@ -92,7 +93,7 @@ def generation(study: Study) -> Section:
     drawn = [learner.make(test, seed=seed) for seed in range(recipe.samples)]
     chosen = np.array([score(lab, test, made, TUNE) for made in drawn]).argmax(0)
     tested = np.array([score(lab, test, made) for made in drawn])
-    bodies = torch.stack([made.bodies for made in drawn]) / learner.space.scale
+    bodies = torch.stack([made.bodies for made in drawn]) / scale
     best = tested[chosen, np.arange(len(test))].tolist()
     spread = [
         {"what": "mean of samples", "accuracy": float(tested.mean()), "ci95": interval(tested.mean(0).tolist())},

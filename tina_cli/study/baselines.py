@@ -18,10 +18,11 @@ from tina_cli.paper_generator import sample_parameters
 from tina_cli.ridge import fit_kernel_ridge
 from tina_cli.rng import numpy_rng, torch_rng
 from tina_cli.study.lab import Lab, Task, Tensors
-from tina_cli.study.learner import GAMMA, TIMESTEPS, class_means, fit_space
+from tina_cli.study.learner import TIMESTEPS, nothing
 from tina_cli.study.network import initialise
 from tina_cli.study.pmodels import Networks, entropy, finetune, start_from
 from tina_cli.study.recipe import Episodes, Learning
+from tina_cli.study.space import GAMMA, class_means, fit_space
 from tina_cli.study.targets import forward_many
 from tina_cli.zoo.store import FIT
 
@@ -53,7 +54,17 @@ def ridge(lab: Lab, tasks: Sequence[Task]) -> Networks:
     if lab.target.body_dim:
         prior = fit_kernel_ridge(middle, zoo.bodies - zoo.bodies.mean(0), GAMMA, BODY_NOISE)
         bodies = bodies + prior.predict(normalize(told.mean(1), dim=-1))
-    return Networks(bodies, space.anchor(told))
+    return Networks(bodies, space.anchor(space.shares(told)).rows)
+
+
+def anchors(lab: Lab, tasks: Sequence[Task]) -> Networks:
+    """Return what ours starts from: rows of the generic model, and its body with what the task's classes add to it.
+
+    Both by regression, the former on conditions, the latter on which classes the p-Models' tasks have.
+    """
+    space = fit_space(lab, *lab.zoo())
+    anchor = space.anchor(space.shares(lab.conditions[torch.tensor(tasks)]))
+    return space.decode(nothing(anchor), anchor)
 
 
 def nearest(lab: Lab, tasks: Sequence[Task]) -> Networks:

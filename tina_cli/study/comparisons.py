@@ -45,6 +45,8 @@ def methods(study: Study, lab: Lab, tasks: Sequence[Task], purpose: str) -> dict
     out["row look-up"] = score(lab, tasks, baselines.lookup(lab, tasks))
     out["nearest p-Model"] = score(lab, tasks, baselines.nearest(lab, tasks))
     out["ridge"] = score(lab, tasks, baselines.ridge(lab, tasks))
+    if lab.target.body_dim:
+        out["anchors alone"] = score(lab, tasks, baselines.anchors(lab, tasks))
     out["zero-shot CLIP"] = study.zero_shot(tasks)
     out["paper's network"] = score(lab, tasks, baselines.paper(lab).make(tasks))
     for kind in ("hypernetwork", "regressor"):
@@ -148,7 +150,7 @@ def unseen_classes(study: Study) -> Section:
         tasks = [sorted(numpy_rng(0, "unseen", split, i).permutation(own)[:size].tolist()) for i in range(recipe.few_tasks)]
         conditions = whole.conditions[torch.tensor(tasks)]
         names = [[whole.bank.names[c] for c in task] for task in tasks]
-        anchors = learner.space.anchor(conditions)
+        anchors = learner.space.anchor(learner.space.shares(conditions)).rows
         likeness = normalize(whole.conditions - whole.conditions.mean(0), dim=-1)
         kin = torch.tensor(seen)[(likeness[torch.tensor(tasks)] @ likeness[seen].T).argmax(-1)]
         place = {c: i for i, c in enumerate(seen)}

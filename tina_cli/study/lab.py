@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from math import comb
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tina_cli.files import digest
@@ -46,6 +45,7 @@ class Lab:
     data: str  # a hash of the pictures
     workers: int = 1
     shown: Sequence[Tensor] = ()  # conditions [n, d] that FIT pictures of each class make, where a CLIP has seen them
+    took: dict[Path, float] = field(default_factory=dict)  # seconds that what was asked for took to make, whenever that was
 
     def keep(self, name: str, key: object, make: Callable[[], Tensors]) -> Tensors:
         """Return tensors from the store, made first where they are not there; who asks meanwhile waits for them."""
@@ -58,7 +58,9 @@ class Lab:
 
         folder, whole = self.folder / self.target.name, self._key(key)
         with MAKING.setdefault(f"{folder / name}-{digest(whole)}", Lock()):
-            return sharded(folder, name, whole, timed)
+            found = sharded(folder, name, whole, timed)
+        self.took[folder / name] = float(found["seconds"])
+        return found
 
     def stage(self, name: str) -> Report:
         """Return the report of one of its trainings."""
@@ -66,8 +68,8 @@ class Lab:
 
     def seconds(self, name: str) -> float:
         """Return how long what is called so took to make, all its shards together."""
-        files = (self.folder / self.target.name).glob(f"{name}-*.safetensors")
-        return sum(float(load_file(path).get("seconds", torch.zeros(()))) for path in files)
+        own = self.folder / self.target.name
+        return sum(value for path, value in self.took.items() if path.parent == own and path.name.startswith(name))
 
     def checkpoint(self, name: str, key: object) -> Path:
         """Return where a training that is not done keeps its steps."""

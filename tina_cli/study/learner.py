@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,107 +13,20 @@ from torch.nn.functional import normalize
 from tina_cli.diffusion import alpha_bar, time_grid
 from tina_cli.loop import LoopOptions, train_loop
 from tina_cli.prior import joint_condition
-from tina_cli.ridge import KernelRidge, fit_kernel_ridge
 from tina_cli.rng import numpy_rng, torch_rng
 from tina_cli.sampler import SAMPLERS
 from tina_cli.study.lab import Lab, Task
-from tina_cli.study.network import Hypernetwork, NetDenoiser, State, TrainedAnchors, initialise
+from tina_cli.study.network import Anchored, Hypernetwork, NetDenoiser, State, initialise
 from tina_cli.study.pmodels import Networks, entropy
 from tina_cli.study.recipe import Learning
+from tina_cli.study.space import Space, fit_space
 from tina_cli.study.targets import forward_many
 from tina_cli.zoo.store import FIT
 
-GAMMA, NOISE = 3.0, 0.01  # of the regression from conditions to rows
 TIMESTEPS = 1000
-DESIGN = 2  # counts what changes in networks and their training, so that a store of trainings keeps them apart
+DESIGN = 3  # counts what changes in networks and their training, so that a store of trainings keeps them apart
 MOST = 5  # pictures that a class is told by in training
-DEFAULT = Learning()
 KINDS = ("denoiser", "regressor", "hypernetwork")
-
-
-@dataclass(frozen=True)
-class Standard:
-    """Vectors around a mean, in units of how far they are from it."""
-
-    mean: Tensor
-    unit: Tensor
-
-    @classmethod
-    def of(cls, vectors: Tensor) -> Standard:
-        """Return the standard of vectors [n, d]."""
-        return cls(vectors.mean(0), (vectors - vectors.mean(0)).square().mean().sqrt())
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """Return vectors [..., d] as what they differ by from the mean, in units."""
-        return (vectors - self.mean) / self.unit
-
-
-@dataclass(frozen=True)
-class Space:
-    """How networks become states: bodies as what they differ by from `mean [P]`, rows from their anchors, in units of scale.
-
-    Conditions and anchors are standardised for the network that sees them: text vectors of all names are much alike, and what
-    sets a task apart was lost beside what they have in common.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    row_scale: Tensor
-    rows: Tensor  # [N, R], each class's anchor
-    known: KernelRidge  # conditions -> which class it is
-    conditions: Standard
-    anchors: Standard
-
-    def shares(self, condition: Tensor) -> Tensor:
-        """Return how much conditions [..., d] are each class's, by regression, [..., N]."""
-        return self.known.predict(condition.flatten(0, -2)).unflatten(0, condition.shape[:-1])
-
-    def anchor(self, condition: Tensor) -> Tensor:
-        """Return the anchor rows [..., R] of conditions [..., d]."""
-        return self.shares(condition) @ self.rows
-
-    def inputs(self, told: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
-        """Return conditions [..., d] and anchors [..., R] as networks see them."""
-        return self.conditions(told), self.anchors(anchor)
-
-    def encode(self, networks: Networks, anchor: Tensor) -> State:
-        """Return the clean states of networks."""
-        return State((networks.bodies - self.mean) / self.scale, (networks.rows - anchor) / self.row_scale)
-
-    def decode(self, state: State, anchor: Tensor) -> Networks:
-        """Return the networks of clean states."""
-        mean, scale, row_scale = (value.to(anchor.device) for value in (self.mean, self.scale, self.row_scale))
-        return Networks(mean + state.body * scale, anchor + state.rows * row_scale)
-
-
-def class_means(tasks: Sequence[Task], networks: Networks, classes: int) -> tuple[Tensor, Tensor]:
-    """Return each class's mean row [N, R] over the p-Models it is in, and in how many it is [N]."""
-    places = torch.tensor(tasks).flatten()
-    sums = torch.zeros(classes, networks.rows.shape[-1]).index_add_(0, places, networks.rows.flatten(0, 1))
-    counts = torch.bincount(places, minlength=classes)
-    return sums / counts.clamp_min(1)[:, None], counts
-
-
-def fit_space(lab: Lab, tasks: Sequence[Task], networks: Networks, how: Learning = DEFAULT) -> Space:
-    """Fit the space to the zoo: the generic model's body, its rows by regression on conditions, how far p-Models are from both.
-
-    Without anchors, a network is told from nothing and a row from the mean row. Where classes are to be told by pictures too,
-    the regression knows each class by its pictures as well.
-    """
-    generic = lab.generic()
-    rows = generic.rows[0] if how.anchored else generic.rows[0].mean(0).expand(len(lab.bank.names), -1)
-    keys, labels = lab.conditions, torch.eye(len(rows))
-    if how.shown:
-        keys, labels = torch.cat([keys, *(normalize(own.mean(0), dim=-1)[None] for own in lab.shown)]), labels.repeat(2, 1)
-    known = fit_kernel_ridge(keys, labels, GAMMA, NOISE)
-    middle, anchors = generic.bodies[0] * how.anchored, known.predict(lab.conditions) @ rows
-    fixed = rows, known, Standard.of(lab.conditions), Standard.of(generic.rows[0])
-    if not how.normalise:
-        return Space(middle, torch.ones_like(middle), torch.ones(()), *fixed)
-    spread = (networks.bodies - middle).square().mean(0).sqrt()
-    rest = networks.rows - anchors[torch.tensor(tasks)]
-    floor = 0.1 * float(spread.mean()) if len(spread) else 0.0
-    return Space(middle, spread.clamp_min(floor), rest.square().mean().sqrt(), *fixed)
 
 
 @dataclass(frozen=True)
@@ -123,7 +35,7 @@ class Learner:
 
     lab: Lab
     space: Space
-    network: nn.Module
+    network: Anchored
     kind: str
     seconds: float  # that its training took
 
@@ -139,17 +51,16 @@ class Learner:
     def sample(self, told: Tensor, names: Sequence[Sequence[str]], seed: int, steps: int, sampler: str) -> Networks:
         """Generate by conditions [T, K, d]; the noise of a class depends on the seed and its name alone."""
         shares, device = self.space.shares(told), self.lab.bank.device
-        anchor = shares @ self.space.rows
+        anchor = self.space.anchor(shares)
         inputs = [value.to(device) for value in self.space.inputs(told, anchor)]
-        body, row = self.lab.target.body_dim, self.lab.target.row_dim
+        body, row = anchor.body.shape[1], anchor.rows.shape[2]
 
         def clean(x: State, t: Tensor) -> State:
             out: State = self.network(x.to(device), t.expand(len(told)).to(device), *inputs)
-            return out.to(anchor.device)
+            return out.to(told.device)
 
         if self.kind != "denoiser":
-            nothing = State(torch.zeros(len(told), body), torch.zeros_like(anchor))
-            return decode(self.space, self.network, clean(nothing, torch.ones(())), anchor, shares)
+            return decode(self.space, self.network, clean(nothing(anchor), torch.ones(())), anchor, shares)
 
         def noise_at(step: int) -> Tensor:
             shared = torch.randn(body, generator=torch_rng(seed, "body", step)).expand(len(told), -1)
@@ -164,24 +75,29 @@ class Learner:
         return decode(self.space, self.network, State.of(out, body, row), anchor, shares)
 
 
-def build(lab: Lab, space: Space, options: Learning, kind: str) -> nn.Module:
+def build(lab: Lab, space: Space, options: Learning, kind: str) -> Anchored:
     """Build an untrained network of one kind."""
-    body, row, told = lab.target.body_dim, lab.target.row_dim, lab.conditions.shape[1]
+    classes, code = space.effects.shape
+    row, told = lab.target.row_dim, lab.conditions.shape[1]
     network: nn.Module
     if kind == "hypernetwork":
-        network = Hypernetwork(body, row, told, 2 * options.width, options.layers)
+        network = Hypernetwork(code, row, told, 2 * options.width, options.layers)
     else:
-        network = NetDenoiser(body, row, told, options.width, options.layers, options.heads)
-    return TrainedAnchors(network, body, *space.rows.shape) if options.train_anchors else network
+        network = NetDenoiser(code, row, told, options.width, options.layers, options.heads)
+    return Anchored(network, lab.target.body_dim, code, classes, row, options.train_anchors)
 
 
-def decode(space: Space, network: nn.Module, state: State, anchor: Tensor, shares: Tensor) -> Networks:
+def nothing(anchor: State) -> State:
+    """Return the state of zeros."""
+    return State(torch.zeros_like(anchor.body), torch.zeros_like(anchor.rows))
+
+
+def decode(space: Space, network: Anchored, state: State, anchor: State, shares: Tensor) -> Networks:
     """Return the networks of clean states that a network made for conditions with these anchors and shares."""
-    made = space.decode(state, anchor)
-    if not isinstance(network, TrainedAnchors):
-        return made
-    shift = network.shift(shares.to(network.body.device))
-    return Networks(made.bodies + shift.bodies.to(anchor.device), made.rows + shift.rows.to(anchor.device))
+    device = state.rows.device
+    shift = network.shift(shares.to(network.body.device)).to(device)
+    made = space.decode(state, State(anchor.body + shift.body, anchor.rows + shift.rows))
+    return Networks(made.bodies + network.common.to(device), made.rows)
 
 
 def tell(lab: Lab, tasks: Sequence[Task], share: float, rng: np.random.Generator) -> Tensor:
@@ -207,7 +123,7 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
     tasks, networks = lab.zoo()
     tasks, networks = tasks[:zoo], networks[slice(zoo)]
     space = fit_space(lab, tasks, networks, options)
-    network: Any = build(lab, space, options, kind)
+    network = build(lab, space, options, kind)
     initialise(network, torch_rng(seed, "learner", kind))
     device = lab.bank.device
     network.to(device)
@@ -232,21 +148,21 @@ def learn(lab: Lab, options: Learning, kind: str = "denoiser", seed: int = 0, zo
         blur = options.noise * told.shape[-1] ** -0.5 * torch.randn(told.shape, generator=rng)
         told = normalize(told + blur, dim=-1)
         shares = space.shares(told)
-        anchor = shares @ space.rows
-        body = torch.randn(len(chosen), lab.target.body_dim, generator=rng)
-        x = State(body, torch.randn(anchor.shape, generator=rng))
+        anchor = space.anchor(shares)
+        body = torch.randn(anchor.body.shape, generator=rng)
+        x = State(body, torch.randn(anchor.rows.shape, generator=rng))
         t = torch.ones(len(chosen))
         clean = None
         if target:
-            clean = space.encode(target, anchor[:known])
+            clean = space.encode(target, State(anchor.body[:known], anchor.rows[:known]))
             if kind == "denoiser":
                 t[:known] = torch.rand(known, generator=rng)
                 signal = alpha_bar(t[:known])[:, None]
                 noisy = signal.sqrt() * clean.flat() + (1 - signal).sqrt() * State(x.body[:known], x.rows[:known]).flat()
-                part = State.of(noisy, lab.target.body_dim, lab.target.row_dim)
+                part = State.of(noisy, body.shape[1], lab.target.row_dim)
                 x = State(torch.cat([part.body, x.body[known:]]), torch.cat([part.rows, x.rows[known:]]))
         if kind != "denoiser":
-            x = State(torch.zeros_like(x.body), torch.zeros_like(x.rows))
+            x = nothing(x)
         out = network(x.to(device), t.to(device), *(value.to(device) for value in space.inputs(told, anchor)))
         anchor = anchor.to(device)
         loss, parts = torch.zeros((), device=device), {}

@@ -14,15 +14,14 @@ from torch.nn.functional import gelu, pad, silu
 
 from tina_cli.denoiser import Block, time_features
 from tina_cli.diffusion import alpha_bar
-from tina_cli.study.pmodels import Networks
 
-SWIFT, SLOW = 10.0, 0.7  # times the rate of the other weights is that of trained anchors, and of what a class adds to a body
-CHUNK = 576  # weights of the body in a token, as in the paper's own network
+SWIFT = 10.0  # times the rate of the other weights is that of trained anchors
+CHUNK = 576  # numbers of the body in a token, as in the paper's own network
 
 
 @dataclass(frozen=True)
 class State:
-    """Bodies [B, P] and rows [B, K, R] as deviations from their anchors, clean or noisy."""
+    """Bodies' codes [B, C] and rows [B, K, R]: anchors, or deviations from them, clean or noisy."""
 
     body: Tensor
     rows: Tensor
@@ -32,7 +31,7 @@ class State:
         return State(self.body.to(device), self.rows.to(device))
 
     def flat(self) -> Tensor:
-        """Return both as one tensor [B, P + K R], which samplers work on."""
+        """Return both as one tensor [B, C + K R], which samplers work on."""
         return torch.cat([self.body, self.rows.flatten(1)], dim=1)
 
     @classmethod
@@ -107,29 +106,40 @@ class Hypernetwork(nn.Module):
         return State(h.mean(1) @ self.to_body, self.to_row(h))
 
 
-class TrainedAnchors(nn.Module):
-    """A network of deviations and, trained along with it, by how much the anchors themselves were to be others.
+class Anchored(nn.Module):
+    """A network of deviations and, trained along with it or nothing, by how much the anchors themselves are to be others.
 
-    What does all tasks good (a body that is better for every class, rows that are) is learned here as fast as any network of
-    all classes learns it, and what each class adds to the body more slowly; the deviations have only to tell tasks apart.
+    What does all tasks good (a body that is better for every class, rows that are) and what each class adds to the body are
+    learned here as fast as any network of all classes learns; the deviations have only to tell tasks apart.
     """
 
-    def __init__(self, deviations: nn.Module, body: int, classes: int, row: int) -> None:
+    body: Tensor  # [P]
+    rows: Tensor  # [N, R]
+    effects: Tensor  # [N, C]
+
+    def __init__(self, deviations: nn.Module, body: int, code: int, classes: int, row: int, trained: bool) -> None:
         super().__init__()
         self.deviations = deviations
-        self.body = nn.Parameter(torch.zeros(body))
-        self.rows = nn.Parameter(torch.zeros(classes, row))
-        self.bodies = nn.Parameter(torch.zeros(classes, body))
+        for name, shape in (("body", (body,)), ("rows", (classes, row)), ("effects", (classes, code))):
+            if trained:
+                self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+            else:
+                self.register_buffer(name, torch.zeros(shape), persistent=False)
 
     def forward(self, x: State, t: Tensor, condition: Tensor, anchor: Tensor) -> State:
         """Return the clean state."""
         out: State = self.deviations(x, t, condition, anchor)
         return out
 
-    def shift(self, shares: Tensor) -> Networks:
-        """Return by how much bodies [B, P] and rows [B, K, R] are to be others, by classes' shares [B, K, N]."""
-        own = self.bodies - self.bodies.mean(0)  # what classes have in common is the shared body's
-        return Networks(SWIFT * self.body + SLOW * shares.sum(1) @ own, SWIFT * shares @ self.rows)
+    @property
+    def common(self) -> Tensor:
+        """Return by how much every body [P] is to be another."""
+        return SWIFT * self.body
+
+    def shift(self, shares: Tensor) -> State:
+        """Return by how much anchors are to be others, by classes' shares [B, K, N]."""
+        own = self.effects - self.effects.mean(0)  # what classes have in common is the common body's
+        return State(SWIFT * shares.sum(1) @ own, SWIFT * shares @ self.rows)
 
 
 @torch.no_grad()

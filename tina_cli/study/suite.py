@@ -29,10 +29,10 @@ from tina_cli.resnet import ResNet20
 from tina_cli.study import analyses, comparisons
 from tina_cli.study.drawn import drawn_classes
 from tina_cli.study.lab import Lab, Task, Tensors, data_digest
-from tina_cli.study.learner import Standard
 from tina_cli.study.pictures import SIDE, Bank, read_pictures, scaled, split_bank
 from tina_cli.study.plan import Section, Study, trainings
 from tina_cli.study.recipe import StudyRecipe
+from tina_cli.study.space import Standard
 from tina_cli.study.targets import TARGETS
 from tina_cli.trunk import train_trunk
 from tina_cli.zoo.store import FIT, TEST, TUNE
