@@ -51,7 +51,7 @@ class Space:
 
     mean: Tensor
     basis: Tensor  # [C, P], orthogonal
-    effects: Tensor  # [N, C], what each class adds to a body's anchor
+    effects: Tensor  # [N, C], the anchor of a body for this class alone: that of a task is its classes' mean
     row_scale: Tensor
     rows: Tensor  # [N, R], each class's anchor
     known: KernelRidge  # conditions -> which class it is
@@ -64,7 +64,7 @@ class Space:
 
     def anchor(self, shares: Tensor) -> State:
         """Return the anchors of tasks whose classes have these shares [T, K, N]: codes and rows."""
-        return State(shares.sum(1) @ self.effects, shares @ self.rows)
+        return State(shares.mean(1) @ self.effects, shares @ self.rows)
 
     def inputs(self, told: Tensor, anchor: State) -> tuple[Tensor, Tensor]:
         """Return conditions [T, K, d] and the rows of anchors as networks see them."""
@@ -131,4 +131,7 @@ def fit_space(lab: Lab, tasks: Sequence[Task], networks: Networks, how: Learning
         size = basis.norm(dim=1)
         effects, basis = effects * size, basis / size[:, None]
     fixed = known, Standard.of(lab.conditions), Standard.of(generic.rows[0])
-    return Space(generic.bodies[0], basis, effects * how.anchored, row_scale, rows, *fixed)
+    # What a class adds to a body is its share of it: by TUNE accuracy on tasks of 2 to 50 classes a mean is mostly better than
+    # a sum, and never worse.
+    alone = effects * len(tasks[0]) * how.anchored
+    return Space(generic.bodies[0], basis, alone, row_scale, rows, *fixed)
