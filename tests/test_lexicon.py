@@ -49,6 +49,13 @@ def test_order_does_not_matter(lexicon: Lexicon) -> None:
         assert dict(zip(order, lexicon.choose(list(order)), strict=True)) == wanted
 
 
+def test_likeness_is_the_share_of_common_hypernyms(lexicon: Lexicon) -> None:
+    senses = [sense for sense in lexicon.choose(["crane", "heron", "ceiling fan", "bat"]) if sense is not None]
+    assert len(senses) == 4
+    above = [lexicon.above(sense) for sense in senses]
+    assert lexicon.likeness(senses).tolist() == [[len(a & b) / len(a | b) for b in above] for a in above]
+
+
 @pytest.mark.parametrize(("a", "b"), [("automobile", "car"), ("puppies", "puppy"), ("t-shirt", "T-shirt"), ("SOFA", "couch")])
 def test_one_meaning_many_names(lexicon: Lexicon, a: str, b: str) -> None:
     first, second = lexicon.choose([a])[0], lexicon.choose([b])[0]

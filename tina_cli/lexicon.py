@@ -12,8 +12,12 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tina_cli.errors import GeneratorError
 
@@ -30,7 +34,7 @@ PLURAL_ONLY = frozenset(
     | {"pyjamas", "shorts", "sunglasses", "tights", "tongs", "trousers", "tweezers"}
 )
 CONTEXT_WEIGHT = 4.0  # similarity to the other names of the prompt
-REMEMBERED = 300_000  # pairs of senses: 40 MB
+REMEMBERED = 16_384  # spellings: 2 MB
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Sense:
     hypernyms: tuple[str, ...]
 
 
+@lru_cache(maxsize=REMEMBERED)
 def normalise(name: str) -> str:
     """Return a name as the lexicon spells it: lower case, single spaces, no underscores."""
     return re.sub(r"[\s_]+", " ", name).strip().lower()
@@ -101,10 +106,6 @@ class Lexicon:
     @cached_property
     def _forms(self) -> dict[str, list[str]]:
         return {}  # memo of `_spellings`
-
-    @cached_property
-    def _alike(self) -> dict[tuple[str, str], float]:
-        return {}  # memo of `similarity`
 
     @cached_property
     def _plurals(self) -> bytes:
@@ -240,17 +241,15 @@ class Lexicon:
         for name, found in by_name.items():
             self._by_name[name] = sorted(found.values(), key=lambda item: (item[0], item[1].id))
 
-    def similarity(self, a: Sense, b: Sense) -> float:
-        """Return the share of hypernyms that two senses have in common, 0 to 1 (Jaccard)."""
-        pair = (a.id or a.hypernyms[0], b.id or b.hypernyms[0])
-        found = self._alike.get(pair)
-        if found is None:
-            up, down = self.ancestors(pair[0]), self.ancestors(pair[1])
-            common = len(up & down)
-            if len(self._alike) >= REMEMBERED:
-                self._alike.clear()
-            found = self._alike[pair] = common / (len(up) + len(down) - common)
-        return found
+    def likeness(self, senses: Sequence[Sense]) -> NDArray[np.float64]:
+        """Return the share of hypernyms that senses have in common, 0 to 1 (Jaccard), [n, n]."""
+        above = [self.above(sense) for sense in senses]
+        place = {found: i for i, found in enumerate({found for path in above for found in path})}
+        member = np.zeros((len(senses), len(place)), dtype=np.float32)  # whole numbers, which it counts exactly
+        for row, path in zip(member, above, strict=True):
+            row[[place[found] for found in path]] = 1
+        common, sizes = (member @ member.T).astype(np.float64), member.sum(1, dtype=np.float64)
+        return common / (sizes[:, None] + sizes - common)
 
     def kind(self, sense: Sense, levels: int = 3) -> str:
         """Return the names of a sense's nearest hypernyms, the nearest first: "wading bird, aquatic bird, bird"."""
@@ -280,28 +279,25 @@ class Lexicon:
         options = [[sense for sense in senses if sense.id in first] or senses for senses in options]
         preferred = [known if any(sense.id in known for sense in senses) else described for senses in options]
         priors = [
-            [self._prior(sense, split_remark(name)[0], liked) for sense in senses]
+            [self._prior(sense, self._spellings(split_remark(name)[0]), liked) for sense in senses]
             for name, senses, liked in zip(names, options, preferred, strict=True)
         ]
-        chosen: list[Sense | None] = []
-        for i, senses in enumerate(options):
-            if not senses:
-                chosen.append(None)
-                continue
+        named = [i for i, senses in enumerate(options) if senses]
+        chosen: list[Sense | None] = [None] * len(names)
+        if not named:
+            return chosen
+        starts = np.cumsum([0, *(len(options[i]) for i in named[:-1])])
+        worth = self.likeness(list(chain(*options))) + 0.1 * np.array(list(chain(*priors)))
+        fit = np.maximum.reduceat(worth, starts, axis=1)  # of every sense to every name that has one
+        for place, (i, start) in enumerate(zip(named, starts, strict=True)):
             scores = []
-            for sense, prior in zip(senses, priors[i], strict=True):
-                likeness = sorted(
-                    max(self.similarity(sense, o) + 0.1 * p for o, p in zip(other, priors[j], strict=True))
-                    for j, other in enumerate(options)
-                    if j != i and other
-                )
-                context = math.fsum(likeness) / len(likeness) if likeness else 0.0
-                scores.append(prior + CONTEXT_WEIGHT * context)
-            chosen.append(senses[max(range(len(senses)), key=lambda k: scores[k])])
+            for prior, fits in zip(priors[i], fit[start : start + len(options[i])].tolist(), strict=True):
+                others = fits[:place] + fits[place + 1 :]
+                scores.append(prior + (CONTEXT_WEIGHT * math.fsum(others) / len(others) if others else 0.0))
+            chosen[i] = options[i][max(range(len(scores)), key=scores.__getitem__)]
         return chosen
 
-    def _prior(self, sense: Sense, name: str, known: frozenset[str]) -> float:
-        forms = self._spellings(name)
+    def _prior(self, sense: Sense, forms: Sequence[str], known: frozenset[str]) -> float:
         named = [lemma.lower() in forms for lemma in sense.lemmas]
         rank = min((rank for rank, is_name in zip(sense.ranks, named, strict=True) if is_name), default=1)
         score = FIRST_BONUS * named[0] - RANK_WEIGHT * math.log(rank)

@@ -58,12 +58,10 @@ def guide(anchors: TextAnchors, evidence: Sequence[Evidence]) -> Guidance:
     nothing = torch.zeros(anchors.prior.dual.shape[1])
     read = [(nothing, 0.0) if item.words is None else anchors.of(item.words) for item in evidence]
     pictures = torch.tensor([item.pictures for item in evidence])
-    rows = blend(
-        torch.stack([text for text, _ in read]),
-        torch.stack([nothing if item.visual is None else item.visual for item in evidence]),
-        pictures,
-        torch.tensor([item.words is not None for item in evidence]),
-    )
+    rows = torch.stack([text for text, _ in read])
+    if pictures.any():
+        visual = torch.stack([nothing if item.visual is None else item.visual for item in evidence])
+        rows = blend(rows, visual, pictures, torch.tensor([item.words is not None for item in evidence]))
     told = torch.stack([torch.tensor([new for _, new in read]), picture_share(pictures)], dim=-1)
     conditions = torch.stack([item.condition for item in evidence])
     return Guidance(normalize(conditions - anchors.prior.mean, dim=-1)[None], told[None], encode_rows(rows)[None])
