@@ -84,7 +84,7 @@ def build(lab: Lab, space: Space, options: Learning, kind: str) -> Anchored:
         network = Hypernetwork(code, row, told, 2 * options.width, options.layers)
     else:
         network = NetDenoiser(code, row, told, options.width, options.layers, options.heads)
-    return Anchored(network, lab.target.body_dim, code, classes, row, options.train_anchors)
+    return Anchored(network, lab.target.body_dim, code, classes, row, lab.recipe.classes, options.train_anchors)
 
 
 def nothing(anchor: State) -> State:

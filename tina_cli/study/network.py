@@ -16,7 +16,6 @@ from tina_cli.denoiser import Block, time_features
 from tina_cli.diffusion import alpha_bar
 
 SWIFT = 10.0  # times the rate of the other weights is that of trained anchors
-CLASSES = 10  # in a task of so many, what a class adds to the body moves at that rate too
 CHUNK = 576  # numbers of the body in a token, as in the paper's own network
 
 
@@ -118,9 +117,10 @@ class Anchored(nn.Module):
     rows: Tensor  # [N, R]
     effects: Tensor  # [N, C]
 
-    def __init__(self, deviations: nn.Module, body: int, code: int, classes: int, row: int, trained: bool) -> None:
+    def __init__(self, deviations: nn.Module, body: int, code: int, classes: int, row: int, size: int, trained: bool) -> None:
         super().__init__()
         self.deviations = deviations
+        self.size = size  # the zoo's tasks' number of classes: what a class adds to a body is its share of it
         for name, shape in (("body", (body,)), ("rows", (classes, row)), ("effects", (classes, code))):
             if trained:
                 self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
@@ -140,7 +140,7 @@ class Anchored(nn.Module):
     def shift(self, shares: Tensor) -> State:
         """Return by how much anchors are to be others, by classes' shares [B, K, N]."""
         own = self.effects - self.effects.mean(0)  # what classes have in common is the common body's
-        return State(SWIFT * CLASSES * shares.mean(1) @ own, SWIFT * shares @ self.rows)
+        return State(SWIFT * self.size * shares.mean(1) @ own, SWIFT * shares @ self.rows)
 
 
 @torch.no_grad()

@@ -133,5 +133,5 @@ def fit_space(lab: Lab, tasks: Sequence[Task], networks: Networks, how: Learning
     fixed = known, Standard.of(lab.conditions), Standard.of(generic.rows[0])
     # What a class adds to a body is its share of it: by TUNE accuracy on tasks of 2 to 50 classes a mean is mostly better than
     # a sum, and never worse.
-    alone = effects * len(tasks[0]) * how.anchored
+    alone = effects * lab.recipe.classes * how.anchored
     return Space(generic.bodies[0], basis, alone, row_scale, rows, *fixed)
