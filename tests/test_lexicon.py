@@ -81,3 +81,14 @@ def test_round_trip() -> None:
     assert again.singular("thingses") == "thing"
     assert again.ancestors("n2") == {"n1", "n2"}
     assert table.dump() == Lexicon(table.table).dump()
+
+
+def test_further_names_are_those_that_nothing_has() -> None:
+    thing = Sense("n1", ("entity",), (1,), "", ())
+    shoe, person = Sense("n2", ("sneaker",), (2,), "a shoe", ("n1",)), Sense("n3", ("trainer",), (1,), "a person", ("n1",))
+    lexicon = Lexicon.from_senses([thing, shoe, person], {"feet": "foot"})
+    more = lexicon.with_names({"n2": ("gym shoe", "trainers", "Sneaker"), "n9": ("nothing",)})
+    assert [sense.gloss for sense in more.candidates("gym shoes")] == ["a shoe"]
+    assert [sense.gloss for sense in more.candidates("trainers")] == ["a person"]
+    assert more.get("n2") == Sense("n2", ("sneaker", "gym shoe"), (2, 1), "a shoe", ("n1",))
+    assert more.singular("feet") == lexicon.singular("feet") and lexicon.with_names({}).table == lexicon.table

@@ -90,11 +90,11 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     )
     (wordnet / "noun.exc").write_text("tomatoes tomato\n")
     table = [
-        f"{name}\tn{10_000_001 + i}\ta {COLOURS[name]} blob\tball, disc\tround{1 + i % 3}\ttomato"
+        f"{name}\tn{10_000_001 + i}\ta {COLOURS[name]} blob\tball, disc\tround{1 + i % 3}\ttomato\t{name} ball"
         for i, name in enumerate(COLOURS)
         if i % 3
     ]
-    table.append("blob\tn00001931\ta round spot\tball\tround2\ttomato")
+    table.append("blob\tn00001931\ta round spot\tball\tround2\ttomato\t")
     (tmp_path / "descriptions.tsv").write_text("\n".join(table) + "\n")
     vectors = normalize(torch.randn(len(COLOURS), 32, generator=torch_rng(0, "genuine")) + 0.5, dim=-1)
     np.savez(tmp_path / "vectors.npz", names=np.array(list(COLOURS)), emb=vectors.numpy().astype(np.float16))
@@ -118,7 +118,7 @@ def test_a_small_clip_from_words_and_pictures(tina: Tina, sources: dict[str, Pat
     described = {f"n{10_000_001 + i}" for i, name in enumerate(COLOURS) if i % 3 and name != "coal"} | {"n00001931"}
     assert len(words) == len(described) and all(words.get(key) is not None for key in described)  # held-out coal is not known
     model = tmp_path / "m.safetensors"
-    found = tina("generate", "limes, plums and coal", "--weights", out, "-o", model, "--json")
+    found = tina("generate", "lime balls, plums and coal", "--weights", out, "-o", model, "--json")
     assert found.code == 0 and found.json["classes"][0]["sense"] == "n10000002"
     assert tina("predict", model, pictures / "lime", "--weights", out, "--json").code == 0
     info = tina("inspect", out, "--json").json

@@ -25,8 +25,8 @@ from tina_cli.zoo.concepts import Concept, collect
 
 Tina = Callable[..., Result]
 ROWS = (
-    "crane\tn2\ttall grey bird with long legs in shallow water\theron, stork\tgrey3 wings2\tlava lamp\n"
-    "lava lamp\t\tglowing glass bottle with floating coloured blobs\tlantern, bottle\tglass3 red2\t\n"
+    "crane\tn2\ttall grey bird with long legs in shallow water\theron, stork\tgrey3 wings2\tlava lamp\tmarsh bird, lava-lamps\n"
+    "lava lamp\t\tglowing glass bottle with floating coloured blobs\tlantern, bottle\tglass3 red2\t\tblob lamp\n"
 )
 
 
@@ -53,9 +53,10 @@ def test_descriptions_are_found_by_sense_or_by_name(descriptions: Descriptions) 
     assert found and found.lookalikes == ("heron", "stork") and found.neighbours == ("lava lamp",)
     assert descriptions.find("crane", hoist) is None  # another sense of a described name
     assert descriptions.find("Lava  lamp", None) is descriptions.rows[1]
+    assert descriptions.other_names() == {"n2": ["marsh bird"]}  # a lava lamp is a thing of its own
 
 
-@pytest.mark.parametrize("text", ["one field\n", "a\tb\tc\td\n", "\tn1\ttext\tlooks\t\t\n", "name\tn1\t\tlooks\t\t\n"])
+@pytest.mark.parametrize("text", ["one field\n", "a\tb\tc\td\n", "\tn1\ttext\tlooks\t\t\t\n", "name\tn1\t\tlooks\t\t\t\n"])
 def test_a_broken_table_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.tsv"
     path.write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from tina_cli.errors import DataError
 from tina_cli.lexicon import Sense, normalise
 
-FIELDS = ("name", "sense", "description", "lookalikes", "tags", "neighbours")
+FIELDS = ("name", "sense", "description", "lookalikes", "tags", "neighbours", "other names")
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Description:
     """What a photo of a thing shows: in a sentence, by the things that look most like it, and in tags.
 
     Look-alikes are any names, to be read; neighbours are names in the table, the likest first. A tag is a word with how much of
-    it there is, 1 to 3.
+    it there is, 1 to 3. Other names are what WordNet does not know that the thing is called.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Description:
     lookalikes: tuple[str, ...]
     tags: str
     neighbours: tuple[str, ...]
+    other_names: tuple[str, ...]
 
 
 class Descriptions:
@@ -41,7 +43,7 @@ class Descriptions:
     def read(cls, path: Path) -> Descriptions:
         """Read tab-separated lines, perhaps compressed; raises `DataError`.
 
-        Their fields: name, WordNet sense or nothing, description, look-alikes, tags, neighbours.
+        Their fields: name, WordNet sense or nothing, description, look-alikes, tags, neighbours, other names.
         """
         try:
             data = path.read_bytes()
@@ -53,15 +55,27 @@ class Descriptions:
             fields = line.split("\t")
             if len(fields) != len(FIELDS) or not fields[0] or not fields[2]:
                 raise DataError(f"{path}:{number} has not the fields {', '.join(FIELDS)}, separated by tabs")
-            name, sense, text, lookalikes, tags, neighbours = fields
-            rows.append(Description(name, sense or None, text, listed(lookalikes), tags, listed(neighbours)))
+            name, sense, text, lookalikes, tags, neighbours, others = fields
+            lists = listed(lookalikes), tags, listed(neighbours), listed(others)
+            rows.append(Description(name, sense or None, text, *lists))
         return cls(rows)
+
+    def other_names(self) -> dict[str, list[str]]:
+        """Return what things are called besides, by their senses; not what is described as a thing of its own."""
+        own = {squeezed(row.name) for row in self.rows}
+        found = {row.sense: [name for name in row.other_names if squeezed(name) not in own] for row in self.rows if row.sense}
+        return {sense: names for sense, names in found.items() if names}
 
     def find(self, name: str, sense: Sense | None) -> Description | None:
         """Return the description of a name in a sense: that of the sense, or of the name where the sense has no id."""
         if sense is not None and sense.id:
             return self._of.get(sense.id)
         return self._of.get(normalise(name))
+
+
+def squeezed(name: str) -> str:
+    """Return a name without spaces, hyphens and the plural's s."""
+    return re.sub("[ -]", "", normalise(name)).removesuffix("s")
 
 
 def listed(text: str) -> tuple[str, ...]:

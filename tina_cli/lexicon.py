@@ -83,6 +83,16 @@ class Lexicon:
         except (OSError, EOFError, zlib.error) as error:
             raise GeneratorError(f"cannot read the lexicon {path}: {error}", hint="is the generator complete?") from error
 
+    def with_names(self, names: Mapping[str, Sequence[str]]) -> Lexicon:
+        """Return the lexicon with further names for senses, by their ids; a name that it knows already stays what it was."""
+        self.index()
+        lines = self.table.decode().split("\n")
+        for number, line in enumerate(lines):
+            sense_id, *rest = line.split("\t")
+            if fresh := [f"|{name}#1" for name in names.get(sense_id, ()) if not self.candidates(name)]:
+                lines[number] = "\t".join((sense_id, rest[0] + "".join(fresh), *rest[1:]))
+        return Lexicon("\n".join(lines).encode())
+
     def dump(self) -> bytes:
         """Return the file's bytes, the same for the same senses."""
         return gzip.compress(self.table, compresslevel=9, mtime=0)

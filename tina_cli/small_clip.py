@@ -39,10 +39,10 @@ def make_small_clip(run: Run) -> Path:
             "this recipe trains a CLIP's text tower",
             hint="name genuine CLIP text vectors with --vectors FILE, and descriptions with --descriptions FILE",
         )
-    lexicon = read_wordnet(run.wordnet)
+    descriptions = Descriptions.read(run.descriptions)
+    lexicon = read_wordnet(run.wordnet).with_names(descriptions.other_names())
     write_atomic(run.work / "lexicon.gz", lexicon.dump())
     lexicon.index()
-    descriptions = Descriptions.read(run.descriptions)
     concepts, places = data_concepts(run.data, run.recipe, lexicon, imagenet_concepts() if run.recipe.zoo.imagenet else ())
     may_learn = learnable(concepts, run.recipe.zoo.heldout_kinds, lexicon)
     nouns = list(filter(may_learn, concrete_nouns(lexicon, sorted({c.name for c in concepts}), descriptions)))
