@@ -10,6 +10,7 @@ from tina_cli.codec import fit_spread
 from tina_cli.config import ZooStage
 from tina_cli.lexicon import Lexicon
 from tina_cli.rng import torch_rng
+from tina_cli.senses import choose_senses
 from tina_cli.weights import embedded_weights
 from tina_cli.zoo.concepts import Concept
 from tina_cli.zoo.kinds import find_kinds, fit_kinds
@@ -31,7 +32,7 @@ def zoo() -> tuple[list[Concept], FeatureBank, Lexicon]:
     lexicon = Lexicon.read(embedded_weights() / "lexicon.gz")
     names = [name for below in BELOW.values() for name in below]
     known = frozenset(sense.id for kind in BELOW for sense in lexicon.candidates(kind))
-    senses = lexicon.choose(names, known)
+    senses = choose_senses(lexicon, names, known)
     concepts = [Concept(name, sense.id if sense else None) for name, sense in zip(names, senses, strict=True)]
     centres = torch.randn(len(BELOW), WIDTH, generator=torch_rng(0, "kinds")).repeat_interleave(4, 0)
     centres = centres + 1.5 * torch.randn(len(names), WIDTH, generator=torch_rng(0, "classes"))
@@ -45,8 +46,8 @@ def zoo() -> tuple[list[Concept], FeatureBank, Lexicon]:
 def test_kinds_are_known_words_above_enough_classes() -> None:
     concepts, bank, lexicon = zoo()
     alive = torch.ones(len(concepts), dtype=torch.bool)
-    [dog] = {s.id for s in lexicon.choose(["dog"]) if s}
-    [boat] = {s.id for s in lexicon.choose(["boat"]) if s}
+    [dog] = {s.id for s in choose_senses(lexicon, ["dog"]) if s}
+    [boat] = {s.id for s in choose_senses(lexicon, ["boat"]) if s}
     found = find_kinds(concepts, alive, bank, lexicon, {dog, boat}, 4)
     assert found == {Concept("dog", dog): (0, 1, 2, 3)}
     alive[0] = False  # as held-out classes are
@@ -67,7 +68,7 @@ def test_rows_of_kinds_tell_their_pictures_apart() -> None:
     """Fitted on some pictures, they are right on others, more often than their members' mean rows are."""
     concepts, bank, lexicon = zoo()
     members = {20 + i: tuple(range(4 * i, 4 * i + 4)) for i in range(5)}
-    concepts += [Concept(kind, lexicon.choose([kind])[0].id) for kind in BELOW]  # type: ignore[union-attr]
+    concepts += [Concept(kind, choose_senses(lexicon, [kind])[0].id) for kind in BELOW]  # type: ignore[union-attr]
     bank = FeatureBank(bank.features, bank.concept, bank.part, bank.origin, members)
     excluded = exclusions(concepts, lexicon, members)
     assert bool(excluded[20, 0]) and not bool(excluded[20, 4]) and not bool(excluded[20, 21])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tina_cli.lexicon import Lexicon, normalise
 from tina_cli.prediction import Classifier
+from tina_cli.senses import choose_senses
 
 
 def wilson(right: float, n: int, z: float = 1.959964) -> list[float]:
@@ -63,11 +64,11 @@ def match_folders(folders: Sequence[str], classes: Sequence[str], lexicon: Lexic
         return normalise(lexicon.singular(normalise(name)))
 
     by_name = {plain(name): name for name in classes}
-    senses = lexicon.choose(classes)
+    senses = choose_senses(lexicon, classes)
     by_sense = {sense.id: name for name, sense in zip(classes, senses, strict=True) if sense and sense.id}
     out: dict[str, str] = {}
     for folder in folders:
-        sense = lexicon.choose([*classes, normalise(folder)])[-1]  # beside the classes alone, whatever other folders there are
+        *_, sense = choose_senses(lexicon, [*classes, normalise(folder)])  # not beside other folders
         found = by_name.get(plain(folder)) or (by_sense.get(sense.id) if sense else None)
         if not found and sense:
             above = {by_sense[kind] for kind in lexicon.above(sense) if kind in by_sense}

@@ -1,7 +1,7 @@
 """GENERATION: a prompt -> a model. Read this first.
 
 names       the prompt's classes                                        prompt.py
-senses      which crane is meant                                        lexicon.py, spelling.py
+senses      which crane is meant                                        senses.py, lexicon.py, spelling.py
 evidence    words and pictures as vectors of CLIP's space               words.py, clip.py, prior.py
 guidance    what the denoiser is told: conditions and anchor rows       prior.py
 rows        noise, a few steps through the denoiser                     sampling.py, denoiser.py

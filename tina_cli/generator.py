@@ -37,6 +37,7 @@ from tina_cli.lexicon import Lexicon, Sense
 from tina_cli.prior import TextAnchors
 from tina_cli.ridge import KernelRidge
 from tina_cli.sampling import Sampling
+from tina_cli.senses import choose_senses
 from tina_cli.weights import FORMAT, INFO, check_files, read_generator_info
 from tina_cli.words import FILE as WORDS
 from tina_cli.words import Words
@@ -188,7 +189,7 @@ class Generator:
 
     def choose_senses(self, names: Sequence[str]) -> list[Sense | None]:
         """Return the sense of each name beside the others: known ones first, then those that a word's vector is known of."""
-        return self.lexicon.choose(names, self.known_senses, described=self.words.keys)
+        return choose_senses(self.lexicon, names, self.known_senses, described=self.words.keys)
 
     @cached_property
     def places(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from tina_cli.files import sha256
 from tina_cli.generator import open_generator
 from tina_cli.lexicon import Lexicon
 from tina_cli.run import Run
+from tina_cli.senses import sense_of
 from tina_cli.weights import INFO, embedded_weights
 from tina_cli.words import FILE as WORDS
 from tina_cli.words import Words
@@ -64,7 +65,7 @@ def concept_conditions(
 ) -> Tensor:
     """Return the text conditions of concepts, [N, d]; those of concepts known before are `given`."""
     first = 0 if given is None else len(given)
-    texts = [sentences(c.name, lexicon.sense_of(c.name, c.sense), lexicon) for c in concepts[first:]]
+    texts = [sentences(c.name, sense_of(lexicon, c.name, c.sense), lexicon) for c in concepts[first:]]
     words = known_words(run)
 
     def make() -> dict[str, Tensor]:

@@ -7,25 +7,16 @@ nothing to parse, so that opening it costs some tens of milliseconds, however fe
 from __future__ import annotations
 
 import gzip
-import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from tina_cli.errors import GeneratorError
 
 PHYSICAL = "n00001930"  # physical entity: what a photo can show
-RANK_WEIGHT = 0.75  # a sense's log frequency rank counts against it
-PHYSICAL_BONUS = 1.0
-FIRST_BONUS = 0.3  # a hedgehog is first of all a hedgehog, though porcupines are called so too
-KNOWN_BONUS = 1.0  # the generator has seen pictures of it
 DETACHMENT = (
     ("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y"),
 )  # fmt: skip
@@ -33,7 +24,6 @@ PLURAL_ONLY = frozenset(
     {"binoculars", "dungarees", "goggles", "headphones", "jeans", "leggings", "overalls", "pajamas", "pants", "pliers"}
     | {"pyjamas", "shorts", "sunglasses", "tights", "tongs", "trousers", "tweezers"}
 )
-CONTEXT_WEIGHT = 4.0  # similarity to the other names of the prompt
 REMEMBERED = 16_384  # spellings: 2 MB
 
 
@@ -115,7 +105,7 @@ class Lexicon:
 
     @cached_property
     def _forms(self) -> dict[str, list[str]]:
-        return {}  # memo of `_spellings`
+        return {}  # memo of `spellings`
 
     @cached_property
     def _plurals(self) -> bytes:
@@ -135,10 +125,6 @@ class Lexicon:
             return self._parsed.get(sense_id)
         start = self.table.find(f"\n{sense_id}\t".encode())
         return None if start < 0 else self._line_at(start + 1)
-
-    def sense_of(self, name: str, sense_id: str | None) -> Sense | None:
-        """Return the sense with this id, or for None what the name means by itself."""
-        return self.get(sense_id) if sense_id else self.choose([name])[0]
 
     def senses(self, name: str) -> list[Sense]:
         """Return the senses of a name, the most frequent first; an unknown name has none."""
@@ -171,33 +157,15 @@ class Lexicon:
 
     def candidates(self, name: str) -> list[Sense]:
         """Return the senses of a name, of its singular, or of its spelling with other hyphens or spaces."""
-        return next(filter(None, map(self.senses, self._spellings(name))), [])
+        return next(filter(None, map(self.senses, self.spellings(name))), [])
 
-    def _spellings(self, name: str) -> list[str]:
+    def spellings(self, name: str) -> list[str]:
+        """Return a name as it is, its singular, and both of its spellings with other hyphens or spaces."""
         plain = normalise(name)
         if plain not in self._forms:
             forms = (plain, plain.replace("-", " "), plain.replace(" ", "-"), re.sub("[ -]", "", plain), self._detach(plain))
             self._forms[plain] = list(dict.fromkeys(forms))
         return self._forms[plain]
-
-    def _options(self, name: str) -> list[Sense]:
-        """Return what a name may mean: its senses, those that a remark in parentheses allows, or a kind of its last word.
-
-        "bass (fish)" is a bass that is a fish; "ceiling fan", which is no name here, is a kind of fan.
-        """
-        base, remark = split_remark(name)
-        found = self.candidates(base)
-        kinds = {sense.id for sense in self.candidates(remark)} if remark else set()
-        if kinds and found:
-            return [sense for sense in found if kinds & self.ancestors(sense.id)] or found
-        if found:
-            return found
-        words = normalise(remark or base).split(" ")
-        for start in range(0 if remark else 1, len(words)):
-            head = " ".join(words[start:])
-            if len(head) >= 3 and (heads := self.candidates(head)):
-                return [Sense("", (normalise(base),), (rank,), "", (head.id,)) for rank, head in enumerate(heads, 1)]
-        return []
 
     def singular(self, name: str) -> str:
         """Return the singular of a plural ("wheelie bins" -> "wheelie bin"), or the name itself.
@@ -251,16 +219,6 @@ class Lexicon:
         for name, found in by_name.items():
             self._by_name[name] = sorted(found.values(), key=lambda item: (item[0], item[1].id))
 
-    def likeness(self, senses: Sequence[Sense]) -> NDArray[np.float64]:
-        """Return the share of hypernyms that senses have in common, 0 to 1 (Jaccard), [n, n]."""
-        above = [self.above(sense) for sense in senses]
-        place = {found: i for i, found in enumerate({found for path in above for found in path})}
-        member = np.zeros((len(senses), len(place)), dtype=np.float32)  # whole numbers, which it counts exactly
-        for row, path in zip(member, above, strict=True):
-            row[[place[found] for found in path]] = 1
-        common, sizes = (member @ member.T).astype(np.float64), member.sum(1, dtype=np.float64)
-        return common / (sizes[:, None] + sizes - common)
-
     def kind(self, sense: Sense, levels: int = 3) -> str:
         """Return the names of a sense's nearest hypernyms, the nearest first: "wading bird, aquatic bird, bird"."""
         names: list[str] = []
@@ -269,53 +227,6 @@ class Lexicon:
             above = self.get(above.hypernyms[0])
             names += [above.lemmas[0]] if above else []
         return ", ".join(names)
-
-    def choose(
-        self,
-        names: Sequence[str],
-        known: frozenset[str] = frozenset(),
-        first: frozenset[str] = frozenset(),
-        described: frozenset[str] = frozenset(),
-    ) -> list[Sense | None]:
-        """Choose a sense for each name beside the other names, whatever their order; None for a name with none.
-
-        A sense without an id is one made up for a name that is not here: a kind of what its last word means. A sense scores
-        by its frequency, by having the name for its first, by being a physical thing, by being in `known` (pictures of it
-        are known) and by its likeness to the best fitting senses of the other names: "crane" beside "heron" is the bird.
-        Where one or more of a name's senses are in `first`, only these come into question; where none is in `known`, those in
-        `described` count as if they were.
-        """
-        options = [self._options(name) for name in names]
-        options = [[sense for sense in senses if sense.id in first] or senses for senses in options]
-        preferred = [known if any(sense.id in known for sense in senses) else described for senses in options]
-        priors = [
-            [self._prior(sense, self._spellings(split_remark(name)[0]), liked) for sense in senses]
-            for name, senses, liked in zip(names, options, preferred, strict=True)
-        ]
-        named = [i for i, senses in enumerate(options) if senses]
-        chosen: list[Sense | None] = [None] * len(names)
-        if not named:
-            return chosen
-        starts = np.cumsum([0, *(len(options[i]) for i in named[:-1])])
-        worth = self.likeness(list(chain(*options))) + 0.1 * np.array(list(chain(*priors)))
-        fit = np.maximum.reduceat(worth, starts, axis=1)  # of every sense to every name that has one
-        for place, (i, start) in enumerate(zip(named, starts, strict=True)):
-            scores = []
-            for prior, fits in zip(priors[i], fit[start : start + len(options[i])].tolist(), strict=True):
-                others = fits[:place] + fits[place + 1 :]
-                scores.append(prior + (CONTEXT_WEIGHT * math.fsum(others) / len(others) if others else 0.0))
-            chosen[i] = options[i][max(range(len(scores)), key=scores.__getitem__)]
-        return chosen
-
-    def _prior(self, sense: Sense, forms: Sequence[str], known: frozenset[str]) -> float:
-        named = [lemma.lower() in forms for lemma in sense.lemmas]
-        rank = min((rank for rank, is_name in zip(sense.ranks, named, strict=True) if is_name), default=1)
-        score = FIRST_BONUS * named[0] - RANK_WEIGHT * math.log(rank)
-        if PHYSICAL in self.above(sense):
-            score += PHYSICAL_BONUS
-        if sense.id in known:
-            score += KNOWN_BONUS
-        return score
 
     def _line_at(self, start: int) -> Sense:
         return _parse(self.table[start : self.table.find(b"\n", start)].decode())

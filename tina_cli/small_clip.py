@@ -16,6 +16,7 @@ from tina_cli.errors import DataError, UsageError
 from tina_cli.files import digest, write_atomic
 from tina_cli.lexicon import Lexicon, normalise
 from tina_cli.run import Run, data_concepts, features_stage
+from tina_cli.senses import sense_of
 from tina_cli.student import learn_points, new_clip, start_embedding, train_text_tower, write_clip
 from tina_cli.teacher import Noun, SentenceEncoder, concrete_nouns, genuine_nouns, teach
 from tina_cli.wordnet import read_wordnet
@@ -110,6 +111,6 @@ def projection_of(
     conditions = {}
     for number, concept in enumerate(concepts):
         if not concept.heldout and (bank.concept == number).any():
-            texts = sentences(concept.name, lexicon.sense_of(concept.name, concept.sense), lexicon)
+            texts = sentences(concept.name, sense_of(lexicon, concept.name, concept.sense), lexicon)
             conditions[number] = words.get_or(concept.key, partial(text_condition, clip, texts))
     return fit_projection(bank, conditions, run.recipe.clip.projection_noise)

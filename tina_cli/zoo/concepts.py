@@ -9,6 +9,7 @@ from pathlib import Path
 from tina_cli.device import prepare_torchvision
 from tina_cli.lexicon import Lexicon, normalise
 from tina_cli.rng import derive
+from tina_cli.senses import choose_senses
 
 TESTABLE = 10  # pictures that a held-out class has at least
 
@@ -67,7 +68,7 @@ def collect(
     place: dict[str, list[str]] = {}
     pictures: dict[str, int] = {}
     for name, classes in sets.items():
-        senses = lexicon.choose(list(classes), known, exact)
+        senses = choose_senses(lexicon, list(classes), known, exact)
         found = [Concept(c, s.id or None if s else None) for c, s in zip(classes, senses, strict=True)]
         place[name] = [concept.key for concept in found]
         for concept, count in zip(found, classes.values(), strict=True):
