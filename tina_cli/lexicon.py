@@ -160,7 +160,7 @@ class Lexicon:
         return next(filter(None, map(self.senses, self.spellings(name))), [])
 
     def spellings(self, name: str) -> list[str]:
-        """Return a name as it is, its singular, and both of its spellings with other hyphens or spaces."""
+        """Return a name as it is, with spaces for hyphens, hyphens for spaces, neither, and its singular; each form once."""
         plain = normalise(name)
         if plain not in self._forms:
             forms = (plain, plain.replace("-", " "), plain.replace(" ", "-"), re.sub("[ -]", "", plain), self._detach(plain))

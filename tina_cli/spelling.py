@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tina_cli.lexicon import PHYSICAL, Lexicon, normalise
-from tina_cli.senses import choose_senses
+from tina_cli.senses import sense_of
 
 SHORTEST = 4  # shorter words are like too many others
 SHORTEST_ALIKE = 5  # the same where more than one slip was made
@@ -32,7 +32,7 @@ def respell(name: str, lexicon: Lexicon) -> str | None:
         options = [likest(word, known) if mistaken(word, known) else [word] for word in words]
         for number in range(TRIES if all(options) else 0):
             found = normalise("".join(option[min(number, len(option) - 1)] for option in options))
-            sense = choose_senses(lexicon, [found])[0]
+            sense = sense_of(lexicon, found, None)
             if found != normalise(name) and sense and PHYSICAL in lexicon.above(sense):
                 return found
     return None

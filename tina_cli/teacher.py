@@ -30,7 +30,7 @@ from tina_cli.lexicon import PHYSICAL, Lexicon, Sense
 from tina_cli.looks import toward_neighbours, with_tags
 from tina_cli.loop import Report
 from tina_cli.ridge import fit_kernel_ridge
-from tina_cli.senses import choose_senses
+from tina_cli.senses import sense_of
 
 SPORT = "n00523513"
 LEFT_OUT = ("n14818238", "n01326291", "n05220461")  # chemical compounds, microorganisms, body parts
@@ -97,11 +97,11 @@ def concrete_nouns(lexicon: Lexicon, names: Sequence[str], descriptions: Descrip
             if rank <= 6 and lemma.count(" ") <= 3:
                 nouns[noun_of(lemma, sense, lexicon, descriptions)] = None
     for row in descriptions.rows:
-        meant = lexicon.get(row.sense) if row.sense else choose_senses(lexicon, [row.name])[0]
+        meant = sense_of(lexicon, row.name, row.sense)
         if row.sense or meant is None or not meant.id:  # a name whose sense is another thing is not this one
             nouns[noun_of(row.name, meant, lexicon, descriptions)] = None
     for name in names:
-        nouns[noun_of(name, choose_senses(lexicon, [name])[0], lexicon, descriptions)] = None
+        nouns[noun_of(name, sense_of(lexicon, name, None), lexicon, descriptions)] = None
     return list(nouns)
 
 
@@ -265,5 +265,5 @@ def teach(
 def genuine_nouns(path: Path, lexicon: Lexicon, descriptions: Descriptions) -> tuple[list[Noun], Tensor]:
     """Return the nouns that genuine vectors are of, and these [N, d]; raises `DataError`."""
     names, vectors = genuine_vectors(path)
-    senses = [choose_senses(lexicon, [re.sub(r"\s*\(.*?\)", "", name)])[0] for name in names]
+    senses = [sense_of(lexicon, re.sub(r"\s*\(.*?\)", "", name), None) for name in names]
     return [noun_of(name, sense, lexicon, descriptions) for name, sense in zip(names, senses, strict=True)], vectors
