@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
@@ -94,6 +96,19 @@ def test_preprocessing_keeps_the_middle() -> None:
     out = preprocess(image, Preprocess(size=50))
     assert out.shape == (3, 50, 50) and out.mean() > 0.95
     assert preprocess(Image.new("RGB", (1, 3000)), Preprocess(size=32)).shape == (3, 32, 32)
+
+
+@given(sides=st.tuples(st.integers(1, 400), st.integers(1, 400)), size=st.integers(8, 64))
+@settings(max_examples=25, deadline=None)
+def test_pictures_are_resized_as_pillow_does(sides: tuple[int, int], size: int) -> None:
+    rng = np.random.default_rng(sides)
+    image = Image.fromarray(rng.integers(0, 256, (*sides, 3), dtype=np.uint8))
+    scale = size / min(sides)
+    wide, high = (max(size, round(side * scale)) for side in image.size)
+    left, top = (wide - size) // 2, (high - size) // 2
+    wanted = np.asarray(image.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size)))
+    found = preprocess(image, Preprocess(size=size, mean=(0.0,) * 3, std=(1 / 255,) * 3))
+    assert np.abs(found.permute(1, 2, 0).numpy() - wanted).mean() < 1  # of 255; noise overshoots, and is the worst case
 
 
 def test_tiny_pictures_are_sharpened_and_no_others() -> None:

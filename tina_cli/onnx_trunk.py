@@ -57,7 +57,7 @@ def with_onnx(backbone: Backbone) -> Backbone:
         path.parent.mkdir(parents=True, exist_ok=True)
         model = to_onnx_model(backbone.module, backbone.spec.preprocess.size, "features")
         write_atomic(path, model.SerializeToString())
-    return replace(backbone, module=OnnxTrunk(path))  # type: ignore[arg-type]
+    return replace(backbone, module=OnnxTrunk(path), layout=torch.contiguous_format)  # type: ignore[arg-type]
 
 
 def to_onnx_model(module: Any, size: int, output: str) -> Any:
