@@ -90,11 +90,11 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     )
     (wordnet / "noun.exc").write_text("tomatoes tomato\n")
     table = [
-        f"{name}\tn{10_000_001 + i}\ta {COLOURS[name]} blob\tball, disc\tround{1 + i % 3}\ttomato\t{name} ball"
+        f"{name}\tn{10_000_001 + i}\ta {COLOURS[name]} blob\tball, disc\tround{1 + i % 3}\ttomato\t{name} ball\t"
         for i, name in enumerate(COLOURS)
         if i % 3
     ]
-    table.append("blob\tn00001931\ta round spot\tball\tround2\ttomato\t")
+    table.append("blob\tn00001931\ta round spot\tball\tround2\ttomato\t\t")
     (tmp_path / "descriptions.tsv").write_text("\n".join(table) + "\n")
     vectors = normalize(torch.randn(len(COLOURS), 32, generator=torch_rng(0, "genuine")) + 0.5, dim=-1)
     np.savez(tmp_path / "vectors.npz", names=np.array(list(COLOURS)), emb=vectors.numpy().astype(np.float16))

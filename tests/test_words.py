@@ -25,8 +25,9 @@ from tina_cli.zoo.concepts import Concept, collect
 
 Tina = Callable[..., Result]
 ROWS = (
-    "crane\tn2\ttall grey bird with long legs in shallow water\theron, stork\tgrey3 wings2\tlava lamp\tmarsh bird, lava-lamps\n"
-    "lava lamp\t\tglowing glass bottle with floating coloured blobs\tlantern, bottle\tglass3 red2\t\tblob lamp\n"
+    "crane\tn2\ttall grey bird with long legs in shallows\theron, stork\tgrey3 wings2\tlava lamp\tmarsh bird, lava-lamps\t\n"
+    "lava lamp\t\tglowing glass bottle with floating coloured blobs\tlantern, bottle\tglass3 red2\t\tblob lamp\t\n"
+    "crane fly\t\tthin insect with very long legs\tmosquito\tlegs3\t\tdaddy longlegs, mosquito hawk, hoist\tn00001930\n"
 )
 
 
@@ -53,10 +54,21 @@ def test_descriptions_are_found_by_sense_or_by_name(descriptions: Descriptions) 
     assert found and found.lookalikes == ("heron", "stork") and found.neighbours == ("lava lamp",)
     assert descriptions.find("crane", hoist) is None  # another sense of a described name
     assert descriptions.find("Lava  lamp", None) is descriptions.rows[1]
-    assert descriptions.other_names() == {"n2": ["marsh bird"]}  # a lava lamp is a thing of its own
 
 
-@pytest.mark.parametrize("text", ["one field\n", "a\tb\tc\td\n", "\tn1\ttext\tlooks\t\t\t\n", "name\tn1\t\tlooks\t\t\t\n"])
+def test_a_lexicon_learns_things_and_names_from_descriptions(descriptions: Descriptions) -> None:
+    lexicon = descriptions.extended(Lexicon.from_senses(senses()))
+    assert lexicon.candidates("marsh birds") == [lexicon.get("n2")]
+    assert not lexicon.candidates("blob lamp")  # of what has no sense
+    assert not lexicon.candidates("lava-lamps")  # a thing of its own, and no name of a crane
+    [fly] = lexicon.candidates("crane-fly")
+    assert fly.id.startswith("x") and fly.gloss == "thin insect with very long legs" and lexicon.kind(fly) == "physical entity"
+    assert lexicon.candidates("mosquito hawks") == [fly] and lexicon.candidates("hoist") == [lexicon.get("n1")]
+    found = descriptions.find("whatever", fly)
+    assert found is not None and found.name == "crane fly"
+
+
+@pytest.mark.parametrize("text", ["one field\n", "a\tb\tc\td\n", "\tn1\ttext\tlooks\t\t\t\t\n", "name\tn1\t\tlooks\t\t\t\t\n"])
 def test_a_broken_table_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.tsv"
     path.write_text(text)

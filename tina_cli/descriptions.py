@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tina_cli.errors import DataError
-from tina_cli.lexicon import Sense, normalise
+from tina_cli.lexicon import Lexicon, Sense, normalise
 
-FIELDS = ("name", "sense", "description", "lookalikes", "tags", "neighbours", "other names")
+FIELDS = ("name", "sense", "description", "lookalikes", "tags", "neighbours", "other names", "kind")
+OWN = "x"  # begins the ids of senses that WordNet does not have
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Description:
     """What a photo of a thing shows: in a sentence, by the things that look most like it, and in tags.
 
     Look-alikes are any names, to be read; neighbours are names in the table, the likest first. A tag is a word with how much of
-    it there is, 1 to 3. Other names are what WordNet does not know that the thing is called.
+    it there is, 1 to 3. Other names are what WordNet does not know that the thing is called. What has a `kind`, WordNet's id of
+    what it is a kind of, is a thing that WordNet does not know at all: its sense is one of our own.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Description:
     tags: str
     neighbours: tuple[str, ...]
     other_names: tuple[str, ...]
+    kind: str
 
 
 class Descriptions:
@@ -43,7 +46,8 @@ class Descriptions:
     def read(cls, path: Path) -> Descriptions:
         """Read tab-separated lines, perhaps compressed; raises `DataError`.
 
-        Their fields: name, WordNet sense or nothing, description, look-alikes, tags, neighbours, other names.
+        Their fields: name, WordNet sense or nothing, description, look-alikes, tags, neighbours, other names, and of what
+        has no WordNet sense the sense that it is a kind of, or nothing.
         """
         try:
             data = path.read_bytes()
@@ -55,16 +59,21 @@ class Descriptions:
             fields = line.split("\t")
             if len(fields) != len(FIELDS) or not fields[0] or not fields[2]:
                 raise DataError(f"{path}:{number} has not the fields {', '.join(FIELDS)}, separated by tabs")
-            name, sense, text, lookalikes, tags, neighbours, others = fields
+            name, sense, text, lookalikes, tags, neighbours, others, kind = fields
+            own = f"{OWN}{zlib.crc32(normalise(name).encode()):08x}" if kind else None
             lists = listed(lookalikes), tags, listed(neighbours), listed(others)
-            rows.append(Description(name, sense or None, text, *lists))
+            rows.append(Description(name, sense or own, text, *lists, kind))
         return cls(rows)
 
-    def other_names(self) -> dict[str, list[str]]:
-        """Return what things are called besides, by their senses; not what is described as a thing of its own."""
+    def extended(self, lexicon: Lexicon) -> Lexicon:
+        """Return a lexicon with the things that it does not know, and with what things are called besides.
+
+        What is described as a thing of its own is no other name of anything.
+        """
         own = {squeezed(row.name) for row in self.rows}
-        found = {row.sense: [name for name in row.other_names if squeezed(name) not in own] for row in self.rows if row.sense}
-        return {sense: names for sense, names in found.items() if names}
+        names = {row.sense: [name for name in row.other_names if squeezed(name) not in own] for row in self.rows if row.sense}
+        new = [Sense(row.sense, (row.name,), (1,), row.text, (row.kind,)) for row in self.rows if row.sense and row.kind]
+        return lexicon.with_senses(new).with_names(names)
 
     def find(self, name: str, sense: Sense | None) -> Description | None:
         """Return the description of a name in a sense: that of the sense, or of the name where the sense has no id."""

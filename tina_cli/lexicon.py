@@ -60,9 +60,7 @@ class Lexicon:
     def from_senses(cls, senses: Iterable[Sense], plurals: Mapping[str, str] | None = None) -> Lexicon:
         """Build a lexicon from senses, in the order given, and irregular plurals with their singulars."""
         lines = [f"~{many}\t{one}" for many, one in (plurals or {}).items()]
-        for s in senses:
-            names = "|".join(f"{lemma}#{rank}" for lemma, rank in zip(s.lemmas, s.ranks, strict=True))
-            lines.append("\t".join((s.id, names, s.gloss, ",".join(s.hypernyms))))
+        lines += map(_line, senses)
         return cls(("\n" + "\n".join(lines) + "\n").encode())
 
     @classmethod
@@ -72,6 +70,10 @@ class Lexicon:
             return cls(gzip.decompress(path.read_bytes()))
         except (OSError, EOFError, zlib.error) as error:
             raise GeneratorError(f"cannot read the lexicon {path}: {error}", hint="is the generator complete?") from error
+
+    def with_senses(self, senses: Iterable[Sense]) -> Lexicon:
+        """Return the lexicon with further senses, after its own."""
+        return Lexicon(self.table + "".join(f"{_line(sense)}\n" for sense in senses).encode())
 
     def with_names(self, names: Mapping[str, Sequence[str]]) -> Lexicon:
         """Return the lexicon with further names for senses, by their ids; a name that it knows already stays what it was."""
@@ -230,6 +232,11 @@ class Lexicon:
 
     def _line_at(self, start: int) -> Sense:
         return _parse(self.table[start : self.table.find(b"\n", start)].decode())
+
+
+def _line(sense: Sense) -> str:
+    names = "|".join(f"{lemma}#{rank}" for lemma, rank in zip(sense.lemmas, sense.ranks, strict=True))
+    return "\t".join((sense.id, names, sense.gloss, ",".join(sense.hypernyms)))
 
 
 def _parse(line: str) -> Sense:

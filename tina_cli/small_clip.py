@@ -41,7 +41,7 @@ def make_small_clip(run: Run) -> Path:
             hint="name genuine CLIP text vectors with --vectors FILE, and descriptions with --descriptions FILE",
         )
     descriptions = Descriptions.read(run.descriptions)
-    lexicon = read_wordnet(run.wordnet).with_names(descriptions.other_names())
+    lexicon = descriptions.extended(read_wordnet(run.wordnet))
     write_atomic(run.work / "lexicon.gz", lexicon.dump())
     lexicon.index()
     concepts, places = data_concepts(run.data, run.recipe, lexicon, imagenet_concepts() if run.recipe.zoo.imagenet else ())
