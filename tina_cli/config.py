@@ -39,7 +39,7 @@ class ClipStage:
     lr: float = 2e-3
     teacher_gamma: float = 2.0
     teacher_noise: float = 0.03
-    view_weights: tuple[float, ...] = (0.2, 0.2, 0.2, 0.15, 0.1, 0.3)
+    view_weights: tuple[float, ...] = (0.2, 0.2, 0.2, 0.15, 0.1, 0.5)
     described_share: float = 0.5  # of a batch: nouns with a description, the commonest
     projection_noise: float = 0.001
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from platformdirs import user_cache_path
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tina_cli.backbone import (
@@ -32,28 +31,19 @@ from tina_cli.codec import Spread
 from tina_cli.conditions import Conditions
 from tina_cli.denoiser import Denoiser
 from tina_cli.errors import GeneratorError, UsageError
-from tina_cli.files import canonical_json, pretty_json, sha256, write_atomic
+from tina_cli.files import canonical_json, sha256
 from tina_cli.lexicon import Lexicon, Sense
 from tina_cli.prior import TextAnchors
 from tina_cli.ridge import KernelRidge
 from tina_cli.sampling import Sampling
 from tina_cli.senses import choose_senses
-from tina_cli.weights import FORMAT, INFO, check_files, read_generator_info
+from tina_cli.weights import INFO, TRUNK, check_files, read_generator_info
 from tina_cli.words import FILE as WORDS
 from tina_cli.words import Words
 from tina_cli.zoo.concepts import Concept
 
-TRUNK = "trunk.safetensors"  # an image trunk that is no CLIP's
 FARTHEST = 0.02  # share of the known classes
 SHAPE = ("row_dim", "condition_dim", "width", "layers", "heads")
-
-
-@dataclass(frozen=True)
-class Own:
-    """An image trunk that no CLIP came with: its weights, and the matrix [d, D] from its features to text conditions."""
-
-    trunk: Mapping[str, Tensor]
-    projection: Tensor
 
 
 @dataclass(frozen=True)
@@ -263,47 +253,3 @@ def open_generator(folder: Path, device: torch.device, clip_name: str | None = N
         raise GeneratorError(f"{folder} is an imported checkpoint", hint="sample it with tina_cli.paper_generator")
     check_files(folder, info)
     return Generator(folder, info, device, clip_name, cache)
-
-
-def write_generator(
-    folder: Path,
-    info: dict[str, Any],
-    prior: KernelRidge,
-    spread: Spread,
-    feature_mean: Tensor,
-    denoiser_state: dict[str, Tensor],
-    calibration: Calibration,
-    lexicon: Lexicon,
-    clip_folder: Path | None,
-    words: Path | None,
-    own: Own | None = None,
-) -> None:
-    """Write a generator directory; its description, with the hashes of all else, is written last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    known = {
-        "prior.mean": prior.mean,
-        "prior.keys": prior.keys.half(),
-        "prior.dual": prior.dual.half(),
-        "prior.noise": prior.noise,
-        "spread.basis": spread.basis.half(),
-        "spread.floor": torch.tensor(spread.floor),
-        "feature_mean": feature_mean,
-    }
-    if own is not None:
-        known["projection"] = own.projection.half()
-        write_atomic(folder / TRUNK, save(dict(own.trunk)))
-    write_atomic(folder / "known.safetensors", save({k: v.contiguous() for k, v in known.items()}))
-    halves = {name: value.cpu().half().contiguous() for name, value in denoiser_state.items()}
-    write_atomic(folder / "denoiser.safetensors", save(halves))
-    write_atomic(folder / "lexicon.gz", lexicon.dump())
-    if words is not None and words.resolve() != (folder / WORDS).resolve():
-        shutil.copyfile(words, folder / WORDS)
-    if clip_folder is not None and clip_folder.resolve() != (folder / "clip").resolve():
-        (folder / "clip").mkdir(exist_ok=True)
-        for path in sorted(clip_folder.iterdir()):
-            shutil.copyfile(path, folder / "clip" / path.name)
-    names: Sequence[Path] = [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".gz") or "clip" in p.parts[:-1]]
-    names = sorted(p for p in names if p.is_file())
-    files = {path.relative_to(folder).as_posix(): sha256(path) for path in names}
-    whole = {"format": FORMAT, **info, "calibration": asdict(calibration), "files": files}
-    write_atomic(folder / INFO, pretty_json(whole).encode())

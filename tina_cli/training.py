@@ -25,7 +25,7 @@ from tina_cli.clip import named_backbone
 from tina_cli.codec import fit_spread
 from tina_cli.config import ZooStage
 from tina_cli.files import digest, write_atomic
-from tina_cli.generator import Own, write_generator
+from tina_cli.generator_writer import Own, write_generator
 from tina_cli.knowledge import concept_conditions, known_before, known_words
 from tina_cli.lexicon import Lexicon
 from tina_cli.ridge import KernelRidge, fit_kernel_ridge

@@ -10,6 +10,7 @@ from tina_cli.files import read_json, sha256
 
 FORMAT = 1
 INFO = "generator.json"
+TRUNK = "trunk.safetensors"  # an image trunk that is no CLIP's
 
 
 def embedded_weights() -> Path:
