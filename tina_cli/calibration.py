@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from tina_cli.denoiser import Guidance
 
+KNOWN = 0.02  # a name no newer than this is one that there were pictures of
 KEPT = 0.95  # share of the pictures of a model's own classes that the threshold lets through
 
 
@@ -38,16 +39,18 @@ def combined(signs: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 
 
 def task_signs(rows: Tensor, guidance: Guidance) -> Tensor:
-    """Return what tells an easy task from a hard one before any picture is seen, [7].
+    """Return what tells an easy task from a hard one before any picture is seen, [8].
 
     One; the logarithm of the number of classes; how like each other the nearest rows are; how new the names are; how much
-    pictures said; for how many classes there are any; and that times the likeness, as rows made from pictures are longer.
+    pictures said; for how many classes there are any; that times the likeness, as rows made from pictures are longer; and
+    how many are told by known names alone, whose rows are worth more than their likeness says.
     """
     unit = normalize(rows, dim=-1)
     likeness = unit @ unit.T - 2 * torch.eye(len(rows))
-    novelty, pictures = guidance.evidence[0].mean(0)
-    shown, like = (guidance.evidence[0, :, 1] > 0).float().mean(), likeness.amax(-1).mean()
-    return torch.stack([torch.ones(()), torch.tensor(len(rows)).log(), like, novelty, pictures, shown, shown * like])
+    (novelty, pictures), has_pictures = guidance.evidence[0].mean(0), guidance.evidence[0, :, 1] > 0
+    known = (~has_pictures & (guidance.evidence[0, :, 0] < KNOWN)).float().mean()
+    shown, like = has_pictures.float().mean(), likeness.amax(-1).mean()
+    return torch.stack([torch.ones(()), torch.tensor(len(rows)).log(), like, novelty, pictures, shown, shown * like, known])
 
 
 def fit_calibration(signs: Tensor, scores: list[Tensor], labels: list[Tensor]) -> Calibration:
