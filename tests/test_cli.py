@@ -98,6 +98,13 @@ def test_usage_errors_are_one_line_and_a_hint(tina: Tina) -> None:
         (["train", "--data", ".", "--out", "g"], 1, "no subfolders"),
         (["train", "--data", ".", "--out", "g", "--recipe", "nothing"], 2, "no recipe"),
         (["train", "--data", ".", "--out", "g", "--stage", "nothing"], 2, "unknown stage"),
+        (["generate", "caf\udce9s or dogs"], 2, "no UTF-8"),
+        (["generate", "cats or dogs", "--describe", "cat=caf\udce9"], 2, "no UTF-8"),
+        (["generate", "cats or dogs", "-o", "x" * 300], 1, "too long"),
+        (["generate", "sofas or couches", "--strict"], 2, "mean the same"),
+        (["evaluate", "--suite", "paper", "--smoke", "--min-accuracy", "0.5"], 2, "not for a study"),
+        (["evaluate", "--data", ".", "--classes", "²"], 2, "a number from 2 up"),
+        (["import", "text.jpg"], 1, "cannot read text.jpg as a checkpoint"),
     ],
 )
 def test_bad_input(
@@ -116,8 +123,10 @@ def test_errors_of_one_picture_cost_no_other(tina: Tina, pets: Path, tmp_path: P
     draw(tmp_path / "a.png", "red", 1)
     (tmp_path / "b.png").write_text("broken")
     draw(tmp_path / "c.png", "blue", 2)
-    found = tina("predict", pets, tmp_path)
+    found = tina("predict", pets, tmp_path, tmp_path / "absent.png")
     assert found.code == 1 and len(found.out.splitlines()) == 2
+    assert "no file" in found.err and "2 of 4 pictures" in found.err
+    found = tina("predict", pets, tmp_path)
     assert "b.png is no picture" in found.err and "1 of 3 pictures" in found.err
     rows = tina("predict", pets, tmp_path, "--json").lines
     assert [sorted(row) for row in rows] == [

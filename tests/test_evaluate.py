@@ -24,6 +24,11 @@ def test_folders_match_by_meaning(tina: Tina, pictures: Path, pets: Path, tmp_pa
     assert "counted: domestic_dog as dog, lorries as truck" in found.err
     assert list(found.json["per_class"]) == ["cat", "dog", "truck"] and found.json["n"] == 30
     assert sum(map(sum, found.json["confusion"])) == 30
+    (tmp_path / "split" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "data").rename(tmp_path / "split" / "test")
+    shutil.copy(next(pictures.rglob("*.png")), tmp_path / "split" / "train" / "cat")
+    assert tina("evaluate", pets, "--data", tmp_path / "split", "--json").json["n"] == 30
+    (tmp_path / "split" / "test").rename(tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "lorries")
     missing = tina("evaluate", pets, "--data", tmp_path / "data")
     assert missing.code == 1 and "no folder for truck" in missing.err

@@ -36,9 +36,22 @@ def test_writes_honour_umask_and_links(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_pipe_is_written_into(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    check_writable(pipe, force=False)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomic(pipe, b"bytes")
+        assert os.read(reader, 9) == b"bytes" and stat.S_ISFIFO(pipe.stat().st_mode)
+    finally:
+        os.close(reader)
+
+
 def test_unwritable_targets(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("x")
-    for path, reason in [(tmp_path, "is a folder"), (tmp_path / "there", "exists"), (tmp_path / "no" / "x", "no folder")]:
+    for path, reason in [(tmp_path, "is a folder"), (tmp_path / "there", "exists"), (tmp_path / "no" / "x", "no folder"),
+                         (tmp_path / ("x" * 300), "too long"), (tmp_path / "a\0b", "null")]:  # fmt: skip
         with pytest.raises(OutputError, match=reason):
             check_writable(path, force=False)
     check_writable(tmp_path / "there", force=True)
@@ -71,6 +84,13 @@ def test_every_kind_of_picture_becomes_upright_rgb(tmp_path: Path) -> None:
     assert deep.mode == "RGB" and deep.getpixel((1, 1)) == (155, 155, 155)
     for mode, name in [("L", "grey.png"), ("CMYK", "ink.jpg"), ("1", "bit.png"), ("LA", "la.png")]:
         assert open_image(save(Image.new(mode, (8, 6)), tmp_path / name)).mode == "RGB"
+
+
+def test_damaged_exif_costs_no_picture(tmp_path: Path) -> None:
+    path, image = tmp_path / "a.jpg", Image.new("RGB", (8, 8), "red")
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04up!\0\0\0\0\0"  # an orientation that is a text
+    image.save(path, exif=tag)
+    assert open_image(path).size == (8, 8)
 
 
 def test_unusable_pictures(tmp_path: Path) -> None:

@@ -127,6 +127,30 @@ def test_names_far_from_all_that_is_known_are_said(tina: Tina, tmp_path: Path) -
     assert "far from" not in tina("generate", PROMPT, "--strict", "-o", tmp_path / "z.safetensors").err
 
 
+def test_classes_that_mean_the_same_are_said(tina: Tina, tmp_path: Path) -> None:
+    out = tmp_path / "x.safetensors"
+    found = tina("generate", "sofas, couches or lamps", "-o", out)
+    assert "warning: 'couch' means the same as 'sofa'" in found.err
+    info = read_model(out).info
+    assert [entry.get("same_as") for entry in info["classes"]] == [None, "sofa", None] and info["expected_accuracy"] >= 1 / 3
+    told = tina("generate", "sofas or couches", "--describe", "couch=a long seat", "--strict", "-o", tmp_path / "y.safetensors")
+    assert told.code == 0 and "means the same" not in told.err
+
+
+def test_resuming_makes_what_was_asked_for_otherwise(tina: Tina, tmp_path: Path) -> None:
+    file, folder = tmp_path / "prompts.jsonl", tmp_path / "models"
+
+    def kept(text: str, *more: str) -> bool:
+        file.write_text(json.dumps({"classes": ["zorb", "cat"], "describe": {"zorb": [text]}}))
+        return bool(tina("generate", "--batch", file, "-o", folder, "--resume", "-f", *more).lines[0].get("kept"))
+
+    assert [kept("a green fruit"), kept("a green fruit"), kept("a red car")] == [False, True, False]
+    assert [kept("a red car", "--steps", "3"), kept("a red car", "--steps", "3")] == [False, True]
+    assert not kept("a red car", "--steps", "3", "--bundle")
+    file.write_text('{"classes": ["a\\ud800", "cat"]}\n{"classes": ["dog", "cat"], "name": "%s"}' % ("x" * 300))
+    assert ["error" in row for row in tina("generate", "--batch", file, "-o", folder).lines] == [True, True]
+
+
 def test_a_batch_goes_on_where_it_stopped(tina: Tina, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tina_cli.batch.WINDOW", 2)
     lines = [json.dumps({"classes": ["cat", "dog", *"abcdefg"[:n]], "seed": n}) for n in (0, 1, 0, 7, 1)]

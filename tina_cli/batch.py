@@ -14,8 +14,9 @@ from torch import Tensor
 
 from tina_cli.errors import ModelFileError, TinaError, UsageError
 from tina_cli.files import check_writable, make_folder, write_atomic
-from tina_cli.generation import Plan, Request, finish_model, make_plan, make_request
+from tina_cli.generation import Plan, Request, finish_model, make_plan, make_request, sampling_of
 from tina_cli.generator import Generator
+from tina_cli.images import expand
 from tina_cli.modelfile import dump_model, read_info
 from tina_cli.sampling import Draw, sample_rows
 
@@ -120,14 +121,25 @@ def plan_job(generator: Generator, number: int, line: str, output: Output) -> Jo
 
 
 def finished(generator: Generator, path: Path, request: Request) -> dict[str, Any] | None:
-    """Return the description of a model that is there already; None where there is none, or that of another request."""
+    """Return the description of a model that is there already; None where there is none, or that of another request.
+
+    Pictures are only counted: another picture in the place of one goes unnoticed.
+    """
     if not path.exists():
         return None
     try:
         info = read_info(path)
     except ModelFileError:
         return None
-    same = [entry["name"] for entry in info["classes"]] == list(request.classes) and info["generator"] == generator.identity
+    how = sampling_of(generator, request)
+    asked = [(n, list(request.describe.get(n, ())), len(expand(request.images.get(n, ())))) for n in request.classes]
+    there = [(entry["name"], entry.get("descriptions", []), entry.get("pictures", 0)) for entry in info["classes"]]
+    same = (
+        asked == there
+        and info["generator"] == generator.identity
+        and (info["sampler"], info["steps"]) == (how.sampler, how.steps)
+        and any(name.startswith("backbone.") for name in info["tensors"]) == request.bundle
+    )
     return info if same and request.seed <= info["seed"] < request.seed + request.samples else None
 
 
@@ -186,7 +198,7 @@ def read_request(generator: Generator, line: str, sampling: Mapping[str, Any], d
         raise UsageError("give either prompt or classes")
     check_types(values)
     name = values.get("name", default)
-    if not name or Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
         raise UsageError(f"{name!r} is no file name")
     options = dict(sampling) | {key: values[key] for key in ("classes", "describe", "seed") if key in values}
     options["images"] = {n: [Path(p) for p in paths] for n, paths in values.get("images", {}).items()}

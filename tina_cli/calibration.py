@@ -29,8 +29,8 @@ class Calibration:
         return float(torch.exp(combined(signs, self.temperature)))
 
     def accuracy_of(self, signs: Tensor) -> float:
-        """Return the accuracy to expect of a head with these signs, 0 to 1."""
-        return float(torch.sigmoid(combined(signs, self.accuracy)))
+        """Return the accuracy to expect of a head with these signs: from chance, one in as many as there are classes, to 1."""
+        return float(torch.maximum(torch.sigmoid(combined(signs, self.accuracy)), torch.exp(-signs[1].double())))
 
 
 def combined(signs: Tensor, coefficients: tuple[float, ...]) -> Tensor:

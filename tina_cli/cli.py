@@ -21,7 +21,6 @@ USAGE_ERRORS: Any = typer.BadParameter.__bases__  # Click's usage errors, from w
 
 app = typer.Typer(
     name="tina",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
@@ -56,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; a bug keeps its traceback."""
     command = typer.main.get_command(app)
     try:
-        result = command.main(list(arguments), prog_name="tina", standalone_mode=False)
+        result = command.main(list(arguments) or ["--help"], prog_name="tina", standalone_mode=False)
         sys.stdout.flush()
     except TinaError as error:
         fail(error.message, error.hint)

@@ -54,18 +54,22 @@ def rejection_auroc(own: Tensor, strange: Tensor) -> float:
     return float(stats.mannwhitneyu(own.numpy(), strange.numpy()).statistic / (len(own) * len(strange)))
 
 
-def match_folders(folders: Sequence[str], classes: Sequence[str], lexicon: Lexicon) -> dict[str, str]:
+def match_folders(folders: Sequence[str], told: Sequence[Mapping[str, Any]], lexicon: Lexicon) -> dict[str, str]:
     """Map folder names to class names by spelling, singular or sense: `cats` is `cat`, `lorry` and `camion` are `truck`.
 
-    A folder whose sense is a kind of just one class's sense is that class.
+    `told` is what the model file says of its classes: their names and, where these tell, what they were taken for and their
+    senses. A folder whose sense is a kind of just one class's sense is that class.
     """
+    classes = [str(entry["name"]) for entry in told]
 
     def plain(name: str) -> str:
         return normalise(lexicon.singular(normalise(name)))
 
-    by_name = {plain(name): name for name in classes}
+    by_name = {plain(entry["taken_for"]): entry["name"] for entry in told if "taken_for" in entry}
+    by_name |= {plain(name): name for name in classes}
     senses = choose_senses(lexicon, classes)
     by_sense = {sense.id: name for name, sense in zip(classes, senses, strict=True) if sense and sense.id}
+    by_sense |= {entry["sense"]: entry["name"] for entry in told if entry.get("sense")}
     out: dict[str, str] = {}
     for folder in folders:
         *_, sense = choose_senses(lexicon, [*classes, normalise(folder)])  # not beside other folders

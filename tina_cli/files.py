@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from tina_cli.errors import DataError, OutputError
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, never a part; raises `OutputError`.
 
-    The new file gets the mode that umask asks for (`tempfile` alone leaves 0600), and a link is written through.
+    The new file gets the mode that umask asks for (`tempfile` alone leaves 0600), and a link is written through. What is
+    there and no file, such as a pipe or /dev/null, is written into.
     """
     target = Path(os.path.realpath(path))
     try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
         raise OutputError(f"cannot write to {path.parent}: {error.strerror}", hint="choose another place with -o") from error
@@ -46,9 +51,16 @@ def _umask() -> int:
 
 def check_writable(path: Path, force: bool) -> None:
     """Raise `OutputError` where a result could not be written to `path`, before any work is done for it."""
-    if path.is_dir():
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        there = None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"cannot write to {path}: {reason}", hint="choose another place with -o") from error
+    if there and stat.S_ISDIR(there.st_mode):
         raise OutputError(f"{path} is a folder", hint="name a file with -o")
-    if path.exists() and not force:
+    if there and stat.S_ISREG(there.st_mode) and not force:
         raise OutputError(f"{path} exists", hint="add --force to overwrite it, or name another file with -o")
     if not path.parent.is_dir():
         raise OutputError(f"there is no folder {path.parent}", hint="create it first, or name another file with -o")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from tina_cli.images import expand
 from tina_cli.lexicon import Sense, normalise
 from tina_cli.modelfile import FORMAT, Model
 from tina_cli.prior import Evidence, guide, picture_condition, picture_evidence
-from tina_cli.prompt import bare_name, check_classes, parse_prompt
+from tina_cli.prompt import bare_name, check_classes, check_text, parse_prompt
 from tina_cli.sampler import SAMPLERS
 from tina_cli.sampling import Draw, Sampling, sample_rows
 from tina_cli.spelling import respell
@@ -49,7 +50,7 @@ class Request:
     sampler: str | None = None
     samples: int = 1
     bundle: bool = False
-    strict: bool = False  # a name that is far from all that is known is an error
+    strict: bool = False  # a name that is far from all that is known, or means what another does, is an error
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,10 @@ def make_request(generator: Generator, prompt: str | None, options: Mapping[str,
         return Request(**values)
     values["classes"] = classes = parse_prompt(prompt, generator.lexicon.singular)
     for key in ("images", "describe"):
-        given = values.get(key) or {}
-        values[key] = {same_class(n, classes, generator.lexicon.singular): what for n, what in given.items()}
+        found: dict[str, list[Any]] = {}
+        for name, what in (values.get(key) or {}).items():
+            found.setdefault(same_class(name, classes, generator.lexicon.singular), []).extend(what)
+        values[key] = found
     return Request(**values)
 
 
@@ -101,6 +104,8 @@ def understand(generator: Generator, request: Request) -> list[Meaning]:
         for name in given:
             if name not in names:
                 raise UsageError(f"{option} names {name!r}, which is no class here", hint=f"the classes: {', '.join(names)}")
+    for text in chain.from_iterable(request.describe.values()):
+        check_text(text)
     said = [*request.describe, *request.images]
     bare = [name if name in said or is_name(generator, name) else bare_name(name) for name in names]
     senses = generator.choose_senses(bare)
@@ -140,6 +145,7 @@ class Plan:
     guidance: Guidance
     how: Sampling
     far: Mapping[str, Sequence[str]]  # names whose words are far from all that is known -> what is nearest
+    same: Mapping[str, str]  # names that mean the same as an earlier one -> that one
 
     @property
     def draws(self) -> list[Draw]:
@@ -153,9 +159,7 @@ def make_plan(generator: Generator, request: Request, meanings: Sequence[Meaning
 
     Raises `UsageError`, `PromptError` or `ImageError`.
     """
-    how = generator.sampling
-    how = replace(how, sampler=request.sampler or how.sampler, steps=how.steps if request.steps is None else request.steps)
-    check_sampling(how, request.samples)
+    how = sampling_of(generator, request)
     meanings = understand(generator, request) if meanings is None else meanings
     evidence = [gather(generator, meaning) for meaning in meanings]
     guidance = guide(generator.text_anchors, evidence)
@@ -171,7 +175,31 @@ def make_plan(generator: Generator, request: Request, meanings: Sequence[Meaning
             f"{name!r} is far from all that is known, of which {', '.join(nearest)} are nearest",
             hint=f'say more with --describe "{name}=..." or show pictures with --image "{name}=..."',
         )
-    return Plan(request, meanings, guidance, how, far)
+    same = same_meaning(meanings)
+    if same and request.strict:
+        name, other = next(iter(same.items()))
+        raise PromptError(f"{name!r} and {other!r} mean the same", hint=f'say how they differ: --describe "{name}=..."')
+    return Plan(request, meanings, guidance, how, far, same)
+
+
+def sampling_of(generator: Generator, request: Request) -> Sampling:
+    """Return how the model of a request is sampled; raises `UsageError`."""
+    how = generator.sampling
+    how = replace(how, sampler=request.sampler or how.sampler, steps=how.steps if request.steps is None else request.steps)
+    check_sampling(how, request.samples)
+    return how
+
+
+def same_meaning(meanings: Sequence[Meaning]) -> dict[str, str]:
+    """Return the classes that only words tell, in the very sense of an earlier one, which they are mapped to."""
+    first: dict[str, str] = {}
+    found = {}
+    for meaning in meanings:
+        if meaning.sense and meaning.sense.id and not meaning.descriptions and not meaning.pictures:
+            earlier = first.setdefault(meaning.sense.id, meaning.name)
+            if earlier != meaning.name:
+                found[meaning.name] = earlier
+    return found
 
 
 def generate_model(generator: Generator, request: Request) -> Model:
@@ -193,7 +221,7 @@ def finish_model(generator: Generator, plan: Plan, drawn: Sequence[Tensor]) -> M
     weight, bias = head_parameters(drawn[best], generator.feature_mean)
     info = {
         "format": FORMAT,
-        "classes": [meaning.note() | nearest_known(plan, meaning.name) for meaning in plan.meanings],
+        "classes": [meaning.note() | doubts(plan, meaning.name) for meaning in plan.meanings],
         "backbone": generator.spec.to_json(),
         "generator": generator.identity,
         "seed": plan.request.seed + best,
@@ -206,9 +234,10 @@ def finish_model(generator: Generator, plan: Plan, drawn: Sequence[Tensor]) -> M
     return Model(weight, bias, info, generator.backbone_state() if plan.request.bundle else {})
 
 
-def nearest_known(plan: Plan, name: str) -> dict[str, list[str]]:
-    """Return what the model file says of a class that is far from all that is known."""
-    return {"nearest_known": list(plan.far[name])} if name in plan.far else {}
+def doubts(plan: Plan, name: str) -> dict[str, Any]:
+    """Return what the model file says of a class that is far from all that is known, or means what another does."""
+    far = {"nearest_known": list(plan.far[name])} if name in plan.far else {}
+    return far | ({"same_as": plan.same[name]} if name in plan.same else {})
 
 
 def check_sampling(how: Sampling, samples: int) -> None:

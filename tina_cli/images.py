@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -24,6 +25,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", 
 MAX_PIXELS = 100_000_000
 SHARPEN = ImageFilter.UnsharpMask(radius=3, percent=80, threshold=0)  # of those tried on 32 px training pictures the best
 
+DAMAGE = (struct.error, TypeError, LookupError, ArithmeticError)  # what Pillow lets through of damaged metadata
+
 Image.MAX_IMAGE_PIXELS = None  # our own limit, below, is an error and not a warning
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
@@ -41,14 +44,22 @@ def open_image(source: Path | BinaryIO, draft: int = 0) -> Image.Image:
                 raise ImageError(f"{name} has {size}", hint=f"at most {MAX_PIXELS // 10**6} million")
             if draft and file.format == "JPEG":
                 file.draft("RGB", (2 * draft, 2 * draft))
-            return to_rgb(ImageOps.exif_transpose(file))
+            return to_rgb(upright(file))
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError(f"{name} is no picture", hint=f"known formats: {', '.join(FORMATS)}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, *DAMAGE) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ImageError(f"cannot read the picture {name}: {reason}") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return a picture turned as its EXIF data say; as it is where they are damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except DAMAGE:
+        return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -21,6 +21,9 @@ from tina_cli.sampler import sample_ddpm
 from tina_cli.weights import FORMAT, INFO, check_files, read_generator_info
 
 DENOISER = "denoiser.safetensors"
+NO_CHECKPOINT = (  # what torch raises for other files
+    RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError
+)  # fmt: skip
 KIND = "paper"
 
 
@@ -64,7 +67,7 @@ def read_checkpoint(path: Path, averaged: bool = True) -> tuple[str, Mapping[str
         raise DataError(f"there is no file {path}")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+    except NO_CHECKPOINT as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"cannot read {path} as a checkpoint: {reason}", hint="only tensors are ever unpickled") from error
     kinds = ("G_ema", "G") if averaged else ("G",)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tina_cli.backbone import Backbone
 from tina_cli.codec import Spread
 from tina_cli.config import Recipe
-from tina_cli.errors import DataError, UsageError
+from tina_cli.errors import DataError, OutputError, UsageError
 from tina_cli.files import digest, pretty_json, read_json, sha256, write_atomic
 from tina_cli.images import read_classes
 from tina_cli.lexicon import Lexicon
@@ -80,7 +80,8 @@ def read_data(folders: Sequence[Path], most: int) -> Data:
 def prepare(run: Run, resume: bool, dry: bool = False) -> bool:
     """Make the working folder (unless `dry`), or check that it is this run's; say whether there is anything left to do.
 
-    Raises `UsageError` where the folder holds other work, or this one's and `resume` was not asked for.
+    Raises `UsageError` where the folder holds other work, or this one's and `resume` was not asked for, and `OutputError`
+    where there is something else in the generator's place.
     """
     listing = {name: {c: [p.name for p in ps] for c, ps in classes.items()} for name, classes in run.data.items()}
     config = {
@@ -91,6 +92,8 @@ def prepare(run: Run, resume: bool, dry: bool = False) -> bool:
         "sources": [sha256(path) for path in (run.vectors, run.descriptions) if path],
         "data": digest(listing),
     }
+    if run.out.exists() and not run.out.is_dir():
+        raise OutputError(f"{run.out} is no folder", hint="choose another --out")
     path = run.work / "run.json"
     if path.exists():
         if read_json(path) != json.loads(pretty_json(config)):

@@ -51,6 +51,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy on pictures, with intervals: of a model, or of what a generator makes of the folders' names."""
     if suite is not None:
+        if min_accuracy is not None:
+            raise UsageError("--min-accuracy is for a model or a generator, not for a study")
         if suite != "paper":
             raise UsageError(f"unknown suite {suite!r}", hint="the one there is: paper")
         chosen = recipe or ("paper-smoke" if smoke else "paper")
@@ -66,7 +68,7 @@ def evaluate(
     if not path.exists():
         raise DataError(f"there is no file {path}")
     if path.is_dir():
-        count = None if classes == "all" else int(classes) if classes.isdigit() else 0
+        count = None if classes == "all" else int(classes) if classes.isdecimal() else 0
         if count is not None and count < 2:
             raise UsageError(f"--classes must be a number from 2 up, or all, not {classes!r}")
         values = of_generator(path, data, tasks, count, shots, shuffle_names, seed, clip, device, not no_cache, quiet)
@@ -89,16 +91,16 @@ def of_model(path: Path, data: Path, allow_missing: bool, weights: str | None, d
     from tina_cli.modelfile import read_info
 
     read_info(path)
+    from tina_cli.comparison import read_splits
     from tina_cli.evaluation import evaluate_model, match_folders
-    from tina_cli.images import read_classes
     from tina_cli.lexicon import Lexicon
     from tina_cli.prediction import load_classifier
     from tina_cli.weights import find_generator
 
-    folders = read_classes(data)
+    folders, _ = read_splits(data)
     classifier = load_classifier(path, weights, device)
     lexicon = Lexicon.read(find_generator(weights) / "lexicon.gz")
-    matched = match_folders(list(folders), classifier.model.classes, lexicon)
+    matched = match_folders(list(folders), classifier.model.info["classes"], lexicon)
     if left := [name for name in folders if name not in matched]:
         say(f"left out, no class of the model: {', '.join(left)}", quiet)
     if kinds := [f"{folder} as {name}" for folder, name in matched.items() if lexicon.singular(folder).lower() != name.lower()]:

@@ -51,7 +51,9 @@ def generate(
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Put the backbone into the file: it then needs nothing else.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail for a name that is far from all that is known.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail for a name far from all that is known, or with another's meaning.")
+    ] = False,
     weights: options.Weights = None,
     clip: options.Clip = None,
     device: options.Device = "auto",
@@ -85,7 +87,7 @@ def generate(
     if names is not None and prompt is not None:
         raise UsageError("a prompt and --class or --classes-file exclude each other")
     if prompt == "-":
-        prompt = sys.stdin.read()
+        prompt = read_text(STDOUT)
     if names is not None:
         check_classes(names)
     wanted: dict[str, Any] = {"images": {n: [Path(p) for p in paths] for n, paths in images.items()}, "describe": texts}
@@ -104,6 +106,8 @@ def generate(
     plan = make_plan(generator, request, meanings)
     for name, nearest in plan.far.items():
         say(f"warning: {name!r} is far from all that is known; nearest are {', '.join(nearest)}", quiet)
+    for name, other in plan.same.items():
+        say(f'warning: {name!r} means the same as {other!r}; --describe "{name}=..." says how they differ', quiet)
     if dry_run:
         if json:
             result_json({"schema": "tina/generate/1", "output": None, "classes": notes})

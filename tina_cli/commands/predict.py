@@ -28,14 +28,19 @@ def predict(
     from tina_cli.images import expand
     from tina_cli.prediction import load_classifier
 
-    paths = [part for path in image for part in ([path] if str(path) == "-" else expand([path]))]
-    files = [path for path in paths if str(path) != "-"]
+    paths: list[tuple[Path, ImageError | None]] = []
+    for path in image:
+        try:
+            paths += [(part, None) for part in ([path] if str(path) == "-" else expand([path]))]
+        except ImageError as error:  # it costs the others nothing
+            paths.append((path, error))
+    files = [path for path, missing in paths if str(path) != "-" and not missing]
     classifier = load_classifier(model, weights, device).fast(len(files))
     failed = 0
     outcomes = classifier.each(files)
-    for path in paths:
+    for path, missing in paths:
         try:
-            outcome = classifier(sys.stdin.buffer.read()) if str(path) == "-" else next(outcomes)
+            outcome = missing or (classifier(sys.stdin.buffer.read()) if str(path) == "-" else next(outcomes))
             if isinstance(outcome, ImageError):
                 raise outcome
         except ImageError as error:

@@ -19,7 +19,7 @@ BACKBONES = ("clip", "resnet20")
 def train(
     data: Annotated[list[Path], typer.Option(help="Pictures, one subfolder a class. Repeatable: every folder is one set.")],
     out: Annotated[Path, typer.Option(help="The generator directory to make.")],
-    recipe: Annotated[str, typer.Option(help="default, tina-mini, smoke, or a .toml file.")] = "default",
+    recipe: Annotated[str, typer.Option(help="default, tina-mini, tina-mini-heldout, smoke, or a .toml file.")] = "default",
     clip: Annotated[
         str | None,
         typer.Option(help="CLIP to build on, by its open_clip name, or local-dir:PATH.", show_default="the embedded one"),
@@ -78,6 +78,7 @@ def train(
     check_engine(engine)
     quiet = quiet or follows()
     pictures = read_data(data, chosen.features.max_per_class)
+    out = out if out.name not in ("", "..") else out.resolve()
     folder = work or out.with_name(out.name + ".work")
     say(overview(pictures), quiet)
     with Steps(quiet) as progress:
@@ -95,6 +96,8 @@ def train(
         run = Run(pictures, out, folder, chosen, clip, where, report, backbone, *sources)
         if dry_run:
             prepare(run, resume, dry=True)
+            if json:
+                result_json({"schema": "tina/train/1", "output": str(out), "work": str(folder), "stage": stage, "new": False})
             return
         try:
             with libraries_on_stderr(), join(where) as (team, own), workers_of(engine) as workers:
