@@ -70,8 +70,12 @@ class Descriptions:
 
         What is described as a thing of its own is no other name of anything.
         """
-        own = {squeezed(row.name) for row in self.rows}
-        names = {row.sense: [name for name in row.other_names if squeezed(name) not in own] for row in self.rows if row.sense}
+        own = {squeezed(row.name): row.sense for row in self.rows}
+        names = {
+            row.sense: [name for name in row.other_names if own.get(squeezed(name), row.sense) == row.sense]
+            for row in self.rows
+            if row.sense
+        }
         new = [Sense(row.sense, (row.name,), (1,), row.text, (row.kind,)) for row in self.rows if row.sense and row.kind]
         return lexicon.with_senses(new).with_names(names)
 
