@@ -216,13 +216,14 @@ def test_calibration_finds_the_temperature_and_the_accuracy() -> None:
         logits = noise(200, 4, seed=task) + (1.0 if hard else 3.0) * torch.eye(4)[y]
         scores.append(logits * 0.1)
         labels.append(y)
-        signs.append(torch.tensor([1.0, float(hard)]))
+        signs.append(torch.tensor([1.0, math.log(4), hard]))
     found = fit_calibration(torch.stack(signs), scores, labels)
     right = [float((s.argmax(-1) == y).float().mean()) for s, y in zip(scores, labels, strict=True)]
     for hard in (0, 1):
         actual = sum(right[hard::2]) / 30
-        assert found.accuracy_of(torch.tensor([1.0, hard])) == pytest.approx(actual, abs=0.02)
-        sure = torch.cat([(s / found.temperature_of(torch.tensor([1.0, hard]))).softmax(-1) for s in scores[hard::2]])
+        told = torch.tensor([1.0, math.log(4), hard])
+        assert found.accuracy_of(told) == pytest.approx(actual, abs=0.02)
+        sure = torch.cat([(s / found.temperature_of(told)).softmax(-1) for s in scores[hard::2]])
         assert expected_calibration_error(sure, torch.cat(labels[hard::2])) < 0.03
 
 

@@ -64,7 +64,7 @@ def sense_of(lexicon: Lexicon, name: str, sense_id: str | None) -> Sense | None:
 def possible_senses(lexicon: Lexicon, name: str) -> list[Sense]:
     """Return what a name may mean: its senses, those that a remark in parentheses allows, or a kind of its last word.
 
-    "bass (fish)" is a bass that is a fish; "ceiling fan", which is no name here, is a kind of fan.
+    "bass (fish)" is a bass that is a fish; "cabin fan", which is no name here, is a kind of fan.
     """
     base, remark = split_remark(name)
     found = lexicon.candidates(base)
