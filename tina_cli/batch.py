@@ -17,7 +17,7 @@ from tina_cli.files import check_writable, make_folder, write_atomic
 from tina_cli.generation import Plan, Request, finish_model, make_plan, make_request, sampling_of
 from tina_cli.generator import Generator
 from tina_cli.images import expand
-from tina_cli.modelfile import dump_model, read_info
+from tina_cli.modelfile import dump_model, is_bundled, read_info
 from tina_cli.sampling import Draw, sample_rows
 
 WINDOW = 256  # lines
@@ -138,7 +138,7 @@ def finished(generator: Generator, path: Path, request: Request) -> dict[str, An
         asked == there
         and info["generator"] == generator.identity
         and (info["sampler"], info["steps"]) == (how.sampler, how.steps)
-        and any(name.startswith("backbone.") for name in info["tensors"]) == request.bundle
+        and is_bundled(info) == request.bundle
     )
     return info if same and request.seed <= info["seed"] < request.seed + request.samples else None
 

@@ -81,6 +81,11 @@ def read_info(path: Path) -> dict[str, Any]:
     return {**info, "tensors": {name: entry["shape"] for name, entry in sorted(header.items())}}
 
 
+def is_bundled(info: dict[str, Any]) -> bool:
+    """Say whether a model file has its backbone inside, by what `read_info` found."""
+    return any(name.startswith("backbone.") for name in info["tensors"])
+
+
 def read_model(path: Path) -> Model:
     """Read a model file with all its checks; raises `ModelFileError`."""
     info = read_info(path)

@@ -83,11 +83,8 @@ def parse_prompt(text: str, singular: Callable[[str], str] = lambda name: name) 
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and not MARKER.match(lines[0]) and (lines[0].endswith(":") or MARKER.match(lines[1])):
         lines = lines[1:]
-    if len(lines) < 2 or _one_sentence(lines):
-        wrapped = lines and _request(lines[0])[0]  # and not a list
-        names = _sentence((" " if wrapped else "\n").join(lines), singular)
-    else:
-        names = [_line(line, singular) for line in lines]
+    sentence = _joined(lines)
+    names = [_line(line, singular) for line in lines] if sentence is None else _sentence(sentence, singular)
     names = [name for name in names if name]
     if empty := [name for name in names if name.casefold() in NOT_A_CLASS]:
         raise PromptError(
@@ -134,11 +131,16 @@ def _plain(text: str) -> str:
     return "".join(letter for letter in text if letter.isspace() or unicodedata.category(letter) != "Cc")
 
 
-def _one_sentence(lines: list[str]) -> bool:
-    """Say whether lines are one sentence that was wrapped: a request with what follows it, or lines that go on with "and"."""
-    if any(map(MARKER.match, lines)):
-        return False
-    return bool(_request(lines[0])[0]) or any(map(LEADING_WORD.match, lines[1:]))
+def _joined(lines: list[str]) -> str | None:
+    """Return the sentence that lines are: a single one, a request that was wrapped, or lines that go on with "and".
+
+    None where they are a list.
+    """
+    if len(lines) > 1 and any(map(MARKER.match, lines)):
+        return None
+    if lines and _request(lines[0])[0]:
+        return " ".join(lines)
+    return "\n".join(lines) if len(lines) < 2 or any(map(LEADING_WORD.match, lines[1:])) else None
 
 
 def _line(line: str, singular: Callable[[str], str]) -> str:

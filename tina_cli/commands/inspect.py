@@ -35,11 +35,13 @@ def inspect(
 
 def show_model(info: dict[str, Any]) -> None:
     """Print a model's description."""
+    from tina_cli.modelfile import is_bundled
+
     result(f"a classifier of {len(info['classes'])} classes")
     for entry in info["classes"]:
         result(f"  {entry['name']}: {meaning_of(entry)}")
     backbone = info["backbone"]
-    inside = "in the file" if any(name.startswith("backbone.") for name in info["tensors"]) else "not in the file"
+    inside = "in the file" if is_bundled(info) else "not in the file"
     result(f"backbone     {backbone['arch']} at {backbone['preprocess']['size']} px, {inside}")
     result(f"generator    {info['generator']['name']} ({info['generator']['sha256'][:12]})")
     result(f"sampled      {info['sampler']}, {info['steps']} steps, seed {info['seed']}")
