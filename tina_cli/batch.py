@@ -111,7 +111,7 @@ def plan_job(generator: Generator, number: int, line: str, output: Output) -> Jo
             raise UsageError(f"line {first} writes {name!r} too", hint="every model needs a name of its own")
         job.path = output.path(name)
         if output.resume and (info := finished(generator, job.path, request)):
-            job.said = summary(job.path, info) | {"kept": True}
+            job.said = line_of(job.path, info) | {"kept": True}
             return job
         check_writable(job.path, output.force or name in output.free)
         job.plan = make_plan(generator, request)
@@ -167,14 +167,14 @@ def write_job(generator: Generator, job: Job, rows: Sequence[Tensor]) -> Job:
         try:
             model = finish_model(generator, job.plan, rows)
             write_atomic(job.path, dump_model(model))
-            job.said = summary(job.path, model.info)
+            job.said = line_of(job.path, model.info)
         except TinaError as error:
             job.fail(error)
         job.plan = None
     return job
 
 
-def summary(path: Path, info: Mapping[str, Any]) -> dict[str, Any]:
+def line_of(path: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is said of a model that was written."""
     return {
         "output": str(path),

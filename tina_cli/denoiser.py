@@ -75,13 +75,20 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, guidance: Guidance, mask: Tensor) -> Tensor:
         """Return x_0 [B, K, D] for x_t [B, K, D], t [B] or [1] in [0, 1] and a mask [B, K], True where there is a class."""
-        anchor = guidance.anchor
+        return self.rows(self.tokens(x_t, t, guidance, mask), guidance, mask)
+
+    def tokens(self, x_t: Tensor, t: Tensor, guidance: Guidance, mask: Tensor) -> Tensor:
+        """Return what the transformer makes of each class, [B, K, W]."""
         told = torch.cat([guidance.condition * guidance.condition.shape[-1] ** 0.5, guidance.evidence], dim=-1)
-        x = self.from_row(x_t) + self.from_anchor(anchor) + self.from_condition(told)  # (B, K, W)
+        x = self.from_row(x_t) + self.from_anchor(guidance.anchor) + self.from_condition(told)  # (B, K, W)
         time = self.modulation(silu(self.time(time_features(t)))).unflatten(-1, (6, -1))  # (B, 6, W)
         for block in self.blocks:
             x = block(x, time, mask)
-        x = self.norm(x)
+        return self.norm(x)
+
+    def rows(self, x: Tensor, guidance: Guidance, mask: Tensor) -> Tensor:
+        """Return the row tokens x_0 [B, K, D] for the transformer's own [B, K, W]."""
+        anchor = guidance.anchor
         # Contiguous: where a task lies in a batch must not choose the path through the BLAS, which changes the last bits.
         q, k = self.query_key(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()  # (B, H, K, W/H) each
         unit = normalize(anchor, dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -197,14 +197,16 @@ def spread_out(values: Tensor, mask: Tensor) -> Tensor:
     return out
 
 
-def train_denoiser(run: Run, zoo: Zoo, batches: Batches) -> tuple[Denoiser, dict[str, Tensor]]:
+def train_denoiser(
+    run: Run, zoo: Zoo, batches: Batches, design: Callable[..., Denoiser] = Denoiser
+) -> tuple[Denoiser, dict[str, Tensor]]:
     """Train on the zoo's p-Models: squared distance of rows, and cross-entropy of the predicted head on pictures.
 
-    Returns the network with its averaged (EMA) parameters, and these.
+    Returns the network, one of a design, with its averaged (EMA) parameters, and these.
     """
     options, device = run.recipe.denoiser, run.device
     torch.manual_seed(derive(run.recipe.seed, "denoiser"))
-    network = Denoiser(zoo.rows.shape[1], zoo.conditions.shape[1], options.width, options.layers, options.heads).to(device)
+    network = design(zoo.rows.shape[1], zoo.conditions.shape[1], options.width, options.layers, options.heads).to(device)
     scale = run.recipe.zoo.scale
 
     batch_at = Ahead(batches.make, options.steps)
@@ -238,7 +240,7 @@ def train_denoiser(run: Run, zoo: Zoo, batches: Batches) -> tuple[Denoiser, dict
     return network.eval(), halves
 
 
-def sampling_of(options: DenoiserStage) -> Sampling:
+def recipe_sampling(options: DenoiserStage) -> Sampling:
     """Return how models are sampled from a denoiser trained by a recipe."""
     return Sampling("dpm-solver++", options.sample_steps, options.timesteps, options.strength)
 
@@ -253,7 +255,7 @@ def calibrate(run: Run, zoo: Zoo, batches: Batches, network: Denoiser) -> Calibr
         task = tasks[number % len(tasks)]
         guidance = batches.guidance(task, "calibration", number, depth=number % 3)
         names = [zoo.concepts[i].name for i in task]
-        [rows] = sample_rows(network, [Draw(guidance, names, run.recipe.seed)], sampling_of(options), run.device)
+        [rows] = sample_rows(network, [Draw(guidance, names, run.recipe.seed)], recipe_sampling(options), run.device)
         features = task_features(zoo.bank, zoo.feature_mean, [task], 8, TUNE, "calibration", number, unit=False)[0]
         signs.append(task_signs(rows, guidance))
         scores.append(features.flatten(0, 1) @ rows.T)

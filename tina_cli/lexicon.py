@@ -55,6 +55,11 @@ class Lexicon:
 
     def __init__(self, table: bytes) -> None:
         self.table = table
+        self._parsed: dict[str, Sense] = {}  # every sense by its id, once `index` has run
+        self._by_name: dict[str, list[tuple[int, Sense]]] = {}  # ranked senses by name, once `index` has run
+        self._found: dict[str, list[Sense]] = {}  # memo of `senses`
+        self._forms: dict[str, list[str]] = {}  # memo of `spellings`
+        self._paths: dict[str, frozenset[str]] = {}  # memo of `ancestors`
 
     @classmethod
     def from_senses(cls, senses: Iterable[Sense], plurals: Mapping[str, str] | None = None) -> Lexicon:
@@ -94,29 +99,9 @@ class Lexicon:
         return self.table.lower()
 
     @cached_property
-    def _parsed(self) -> dict[str, Sense]:
-        return {}  # every sense by its id, once `index` has run
-
-    @cached_property
-    def _found(self) -> dict[str, list[Sense]]:
-        return {}  # memo of `senses`
-
-    @cached_property
-    def _by_name(self) -> dict[str, list[tuple[int, Sense]]]:
-        return {}  # ranked senses by name, once `index` has run
-
-    @cached_property
-    def _forms(self) -> dict[str, list[str]]:
-        return {}  # memo of `spellings`
-
-    @cached_property
     def _plurals(self) -> bytes:
         end = re.search(rb"\n[^~\n]", self.table)  # they come before all senses
         return self.table[: end.start() + 1] if end else self.table
-
-    @cached_property
-    def _paths(self) -> dict[str, frozenset[str]]:
-        return {}  # memo of `ancestors`
 
     def __iter__(self) -> Iterator[Sense]:
         return (_parse(line) for line in self.table.decode().split("\n") if line and not line.startswith("~"))

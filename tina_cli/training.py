@@ -208,7 +208,7 @@ def fit_prior(run: Run, zoo: Zoo, rows: Tensor) -> KernelRidge:
 
 def diffusion_stage(run: Run, zoo: Zoo, backbone: Backbone, lexicon: Lexicon, clip_folder: Path | None) -> None:
     """Train the denoiser, calibrate, and write the generator directory."""
-    from tina_cli.denoising import Batches, calibrate, sampling_of, train_denoiser
+    from tina_cli.denoising import Batches, calibrate, recipe_sampling, train_denoiser
 
     words = known_words(run)
     projection, spec = clip_projection(clip_folder) if clip_folder else None, backbone.spec
@@ -234,7 +234,7 @@ def diffusion_stage(run: Run, zoo: Zoo, backbone: Backbone, lexicon: Lexicon, cl
             "layers": options.layers,
             "heads": options.heads,
         },
-        "sampling": asdict(sampling_of(options)),
+        "sampling": asdict(recipe_sampling(options)),
         "recipe": asdict(run.recipe),
         "data": {name: len(classes) for name, classes in run.data.items()},
         "concepts": [[c.name, c.sense] for c in alive],
