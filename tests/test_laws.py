@@ -162,7 +162,7 @@ def test_another_order_gives_the_same_rows_bit_for_bit(sampler: str) -> None:
     assert not torch.equal(rows, sample_rows(net, [Draw(told, names, 8)], how, CPU)[0])
 
 
-@pytest.mark.parametrize("classes", [2, 3, 7, 16, 21])
+@pytest.mark.parametrize("classes", [2, 3, 7, 16, 21, 100, 300])
 def test_company_in_a_batch_changes_no_bit(classes: int) -> None:
     net, how, names = network(1280, 512, 192), Sampling(steps=3), [f"c{i}" for i in range(classes)]
     draws = [Draw(guidance(classes, 1280, 512, seed), names, seed) for seed in range(9)]

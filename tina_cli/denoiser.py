@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention, silu
 
 EVIDENCE = 2  # how far the words are from all that is known; how many pictures there are
+PART = 256  # columns
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,24 @@ class Guidance:
     condition: Tensor
     evidence: Tensor
     anchor: Tensor
+
+
+def steady_product(x: Tensor, y: Tensor) -> Tensor:
+    """Return x [..., n, k] times y [..., k, m], long sums added in parts, in a fixed order.
+
+    A BLAS may split a long sum among threads where there are few rows, and not where there are many: a class's row would then
+    hang on its company, in the last bits.
+    """
+    first, *rest = (one @ other for one, other in zip(x.split(PART, -1), y.split(PART, -2), strict=True))
+    return sum(rest, first)
+
+
+class SteadyLinear(nn.Linear):
+    """A linear layer by `steady_product`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [..., n] times the weight, plus the bias, [..., m]."""
+        return steady_product(x, self.weight.T) + self.bias
 
 
 class Block(nn.Module):
@@ -36,7 +55,7 @@ class Block(nn.Module):
         self.norm_2 = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), SteadyLinear(4 * width, width))
         self.modulation = nn.Parameter(torch.zeros(6, width))
 
     def forward(self, x: Tensor, time: Tensor, mask: Tensor) -> Tensor:
@@ -59,9 +78,9 @@ class Denoiser(nn.Module):
 
     def __init__(self, row_dim: int, condition_dim: int, width: int = 256, layers: int = 3, heads: int = 4) -> None:
         super().__init__()
-        self.from_row = nn.Linear(row_dim, width)
-        self.from_anchor = nn.Linear(row_dim, width)
-        self.from_condition = nn.Linear(condition_dim + EVIDENCE, width)
+        self.from_row = SteadyLinear(row_dim, width)
+        self.from_anchor = SteadyLinear(row_dim, width)
+        self.from_condition = SteadyLinear(condition_dim + EVIDENCE, width)
         self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
@@ -93,12 +112,12 @@ class Denoiser(nn.Module):
         q, k = self.query_key(x).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()  # (B, H, K, W/H) each
         unit = normalize(anchor, dim=-1)
         logits = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5  # (B, H, K, K)
-        logits = logits + self.likeness[:, None, None] * (unit @ unit.transpose(1, 2))[:, None]
+        logits = logits + self.likeness[:, None, None] * steady_product(unit, unit.transpose(1, 2))[:, None]
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
         weights = logits.masked_fill(itself | ~mask[:, None, None, :], -1e4).softmax(-1)  # the other classes only
         scale, *gates = torch.tanh(self.gates(x)).unbind(-1)  # (B, K) each
         mixing = (torch.stack(gates, 1)[..., None] * weights).sum(1)  # (B, K, K)
-        return anchor * (1 + scale[..., None]) + mixing @ anchor
+        return anchor * (1 + scale[..., None]) + steady_product(mixing, anchor)
 
 
 def time_features(t: Tensor, width: int = 64) -> Tensor:
