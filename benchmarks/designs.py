@@ -33,7 +33,7 @@ from tina_cli.training import finetuned, fit_prior, open_backbone, open_lexicon,
 from tina_cli.zoo.finetune import fit_projection, task_features
 from tina_cli.zoo.store import TEST
 
-SPLITS = 3
+SPLITS, TRIED = 3, 2  # ways to leave sets out, and how many of them are tried
 TASKS = ((5, 40), (20, 15))  # classes of a task, and how many such tasks a set
 PICTURES = 8  # a class
 HIDDEN = (0, 1, 8)  # known rows nearest to a class that a mixture may not use, so that it learns to do without
@@ -189,7 +189,7 @@ def main() -> None:
     backbone = open_backbone(run, clip_folder, lexicon)
     zoo = zoo_stage(run, backbone, lexicon, clip_folder, features_stage(run, backbone))
     found: dict[tuple[str, float], dict[tuple[str, int], list[float]]] = {}
-    for number in range(SPLITS):
+    for number in range(TRIED):
         split = split_of(run, zoo, number)
         for group, tasks in split.tasks.items():
             for name, rows in (("regression alone", split.ridge), ("zero-shot row alone", split.zero_shot)):
