@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from tina_cli.config import load_recipe
 from tina_cli.console import Steps
 from tina_cli.denoiser import Denoiser, Guidance
 from tina_cli.denoising import Anchors, Batches, recipe_sampling, train_denoiser
-from tina_cli.loop import Report
 from tina_cli.prior import novelty
 from tina_cli.rng import numpy_rng
 from tina_cli.run import Run, Zoo, features_stage, read_data
@@ -79,9 +79,14 @@ class Mixture(Free):
 
 @dataclass(frozen=True)
 class Split:
-    """A zoo without some sets: `zoo`, its text anchors for all concepts by two rules [N, D], and tasks to judge by."""
+    """A zoo without some sets: `zoo`, its text anchors for all concepts by two rules [N, D], and tasks to judge by.
 
+    `centred` [N, d] are the concepts' centred conditions.
+    """
+
+    run: Run  # in a folder of the split's own
     zoo: Zoo
+    centred: Tensor
     batches: Batches
     ridge: Tensor
     zero_shot: Tensor
@@ -106,7 +111,9 @@ def split_of(run: Run, zoo: Zoo, number: int) -> Split:
     centred = normalize(zoo.conditions - prior.mean, dim=-1)
     groups = {"left out": sets[number::SPLITS], "known": [[c for c in classes if c not in out] for classes in sets]}
     return Split(
+        run,
         less,
+        centred,
         Batches(run, less, prior, projection),
         zoo.spread.standardise(prior.predict(zoo.conditions)),
         zoo.spread.standardise(centred @ projection),
@@ -131,25 +138,22 @@ def accuracy(zoo: Zoo, task: Sequence[int], rows: Tensor) -> float:
     return float(right.float().mean())
 
 
-def judge(
-    run: Run, split: Split, tasks: Sequence[Sequence[int]], network: Denoiser, anchors: Tensor, strength: float
-) -> list[float]:
-    """Return a network's accuracy in tasks, each told by words alone."""
-    zoo, prior = split.zoo, split.batches.prior
-    new = novelty(prior, zoo.conditions)
-    centred = normalize(zoo.conditions - prior.mean, dim=-1)
-    found = []
+def judge(split: Split, tasks: Sequence[Sequence[int]], network: Denoiser, anchors: Tensor, strength: float) -> list[float]:
+    """Return a network's accuracy in tasks of one size, each told by words alone."""
+    zoo, run = split.zoo, split.run
+    new = novelty(split.batches.prior, zoo.conditions)
+    draws = []
     for task in map(list, tasks):
         evidence = torch.stack([new[task], torch.zeros(len(task))], dim=-1)
-        guidance = Guidance(centred[task][None], evidence[None], encode_rows(anchors[task])[None])
-        draw = Draw(guidance, [zoo.concepts[c].name for c in task], run.recipe.seed)
-        how = replace(recipe_sampling(run.recipe.denoiser), strength=strength)
-        found.append(accuracy(zoo, task, sample_rows(network, [draw], how, run.device)[0]))
-    return found
+        guidance = Guidance(split.centred[task][None], evidence[None], encode_rows(anchors[task])[None])
+        draws.append(Draw(guidance, [zoo.concepts[c].name for c in task], run.recipe.seed))
+    how = replace(recipe_sampling(run.recipe.denoiser), strength=strength)
+    made = sample_rows(network, draws, how, run.device)
+    return [accuracy(zoo, task, rows) for task, rows in zip(tasks, made, strict=True)]
 
 
-def designs_of(split: Split) -> dict[str, tuple[Callable[..., Denoiser], Tensor, Anchors | None]]:
-    """Return each design's network, its anchors for all concepts, and those it is trained with where not the usual ones."""
+def designs_of(split: Split) -> dict[str, tuple[Callable[..., Denoiser], Tensor, Anchors]]:
+    """Return each design's network, its anchors for all concepts, and those that it is trained with."""
     zoo, prior, usual = split.zoo, split.batches.prior, split.batches.anchors
     fixed = Anchors(split.zero_shot.expand(3, -1, -1), usual.novelty)
     nothing = Anchors(torch.zeros_like(usual.rows), usual.novelty)
@@ -159,8 +163,8 @@ def designs_of(split: Split) -> dict[str, tuple[Callable[..., Denoiser], Tensor,
         return Mixture(known, prior.keys, *shape)
 
     return {
-        "regression, mixed within the task (ours)": (Denoiser, split.ridge, None),
-        "regression + free correction": (Free, split.ridge, None),
+        "regression, mixed within the task (ours)": (Denoiser, split.ridge, usual),
+        "regression + free correction": (Free, split.ridge, usual),
         "zero-shot row + free correction": (Free, split.zero_shot, fixed),
         "mixture of known rows + free correction": (mixture, torch.zeros_like(split.ridge), nothing),
         "free rows": (Free, torch.zeros_like(split.ridge), nothing),
@@ -182,9 +186,8 @@ def main() -> None:
         if fields.get("event") == "step":
             progress.step(str(fields["stage"]), fields["step"], fields["of"])  # type: ignore[arg-type]
 
-    told: Report = report
     data = read_data(args.pictures, recipe.features.max_per_class)
-    run = Run(data, args.work / "designs", args.work, recipe, None, torch.device("cpu"), told)
+    run = Run(data, args.work / "designs", args.work, recipe, None, torch.device("cpu"), report)
     clip_folder, lexicon = run.work / "clip", open_lexicon(run)
     backbone = open_backbone(run, clip_folder, lexicon)
     zoo = zoo_stage(run, backbone, lexicon, clip_folder, features_stage(run, backbone))
@@ -196,17 +199,16 @@ def main() -> None:
                 own = found.setdefault((name, 0.0), {}).setdefault(group, [])
                 own += [accuracy(zoo, task, rows[list(task)]) for task in tasks]
         for name, (design, anchors, taught) in designs_of(split).items():
-            batches = split.batches
-            usual, batches.anchors = batches.anchors, taught or batches.anchors
-            folder = run.work / f"designs-{number}-of-{SPLITS}" / name.replace(" ", "-")
+            batches = copy(split.batches)
+            batches.anchors = taught
+            folder = split.run.work / name.replace(" ", "-")
             folder.mkdir(parents=True, exist_ok=True)
-            network, _ = train_denoiser(replace(run, work=folder), split.zoo, batches, design)
-            batches.anchors = usual
-            for strength in (1.0, recipe.denoiser.strength) if taught is None else (1.0,):
+            network, _ = train_denoiser(replace(split.run, work=folder), split.zoo, batches, design)
+            for strength in (1.0, recipe.denoiser.strength) if anchors is split.ridge else (1.0,):
                 for group, tasks in split.tasks.items():
                     own = found.setdefault((name, strength), {}).setdefault(group, [])
-                    own += judge(run, split, tasks, network, anchors, strength)
-            print_table(found)
+                    own += judge(split, tasks, network, anchors, strength)
+        print_table(found)
 
 
 def print_table(found: dict[tuple[str, float], dict[tuple[str, int], list[float]]]) -> None:
@@ -217,7 +219,7 @@ def print_table(found: dict[tuple[str, float], dict[tuple[str, int], list[float]
     for (name, strength), own in found.items():
         cells = []
         for group in groups:
-            ridge = found["regression alone", 0.0][group][: len(own[group])]
+            ridge = found["regression alone", 0.0][group]
             mean = 100 * sum(own[group]) / len(own[group])
             low, high = (100 * end for end in interval([a - b for a, b in zip(own[group], ridge, strict=True)]))
             cells.append(f"{mean:.1f} [{low:+.1f}, {high:+.1f}]")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention, silu
 
 EVIDENCE = 2  # how far the words are from all that is known; how many pictures there are
-PART = 256  # columns
+PART = 256  # columns: no longer sum is left to the BLAS
 
 
 @dataclass(frozen=True)
